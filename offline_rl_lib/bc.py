@@ -1,0 +1,43 @@
+"""Behavioural cloning: the policy that makes the data's actions most likely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gymnasium import Space
+
+from offline_rl_lib.agent import Agent, AgentSettings, metrics_to_floats
+
+if TYPE_CHECKING:
+    from offline_rl_lib.data import TransitionBatch
+
+
+@dataclass(frozen=True)
+class BCSettings(AgentSettings):
+    """Settings of behavioural cloning."""
+
+    actor_learning_rate: float = 1e-3
+
+
+class BC(Agent):
+    """Maximise the tanh-normal log-density of the data's actions. Rewards are not used."""
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        settings: BCSettings | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, settings or BCSettings())
+
+    def update(self, batch: TransitionBatch) -> dict[str, float]:
+        """Take one step on the negative mean log-density of the batch's actions."""
+        batch = self._check(batch)
+        log_prob = self.policy(batch.observation).log_prob(batch.action)
+        loss = -log_prob.mean()
+        self.policy_optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.policy_optimiser.step()
+        self.updates += 1
+        return metrics_to_floats({"negative_log_likelihood": loss})
