@@ -5,7 +5,6 @@ The agents learn from batches and never see an environment.
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,15 +64,21 @@ class Agent:
     Args:
         observation_space: a box of shape ``(o,)``.
         action_space: a finite box of shape ``(d,)``, in the environment's units.
-        settings: the agent's settings dataclass.
+        settings: an instance of the agent's ``settings_class``, or ``None`` for its defaults.
 
     Raises:
         ValueError: a space is not a box of the required shape.
     """
 
+    settings_class: type[AgentSettings] = AgentSettings
+
     def __init__(
-        self, observation_space: Space[Any], action_space: Space[Any], settings: AgentSettings
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        settings: AgentSettings | None = None,
     ) -> None:
+        settings = self.settings_class() if settings is None else settings
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(
                 f"Observations must come from a box of shape (o,); the observation space is "
@@ -100,8 +105,7 @@ class Agent:
     @classmethod
     def from_dataset(cls, dataset: OfflineDataset, settings: AgentSettings | None = None) -> Self:
         """Build an agent for the spaces of a dataset."""
-        arguments = (dataset.observation_space, dataset.action_space)
-        return cls(*arguments) if settings is None else cls(*arguments, settings)
+        return cls(dataset.observation_space, dataset.action_space, settings)
 
     def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Learn from one minibatch and return the logged metrics."""
@@ -123,9 +127,7 @@ class Agent:
         Raises:
             ValueError: the last axis of ``observation`` is not ``o``.
         """
-        inputs = torch.as_tensor(
-            np.asarray(observation, dtype=np.float32), device=self.device
-        )
+        inputs = torch.as_tensor(np.asarray(observation, dtype=np.float32), device=self.device)
         if inputs.dim() not in (1, 2) or inputs.shape[-1] != self.observation_size:
             raise ValueError(
                 f"An observation must have shape ({self.observation_size},) or "
@@ -146,7 +148,7 @@ class Agent:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".part")
         torch.save(self._state(), unfinished)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
 
     def load(self, path: str | Path) -> Self:
         """Restore a checkpoint into this agent and return the agent.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from gymnasium import Space
+from typing import TYPE_CHECKING
 
 from offline_rl_lib.agent import Agent, AgentSettings, metrics_to_floats
 
@@ -23,13 +21,7 @@ class BCSettings(AgentSettings):
 class BC(Agent):
     """Maximise the tanh-normal log-density of the data's actions. Rewards are not used."""
 
-    def __init__(
-        self,
-        observation_space: Space[Any],
-        action_space: Space[Any],
-        settings: BCSettings | None = None,
-    ) -> None:
-        super().__init__(observation_space, action_space, settings or BCSettings())
+    settings_class = BCSettings
 
     def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Take one step on the negative mean log-density of the batch's actions."""

@@ -44,10 +44,7 @@ class CQL(SAC):
     """SAC whose critics are pushed down on sampled actions and up on the data's actions."""
 
     settings: CQLSettings
-
-    @staticmethod
-    def _default_settings() -> CQLSettings:
-        return CQLSettings()
+    settings_class = CQLSettings
 
     @torch.no_grad()
     def proposals(self, batch: TransitionBatch) -> tuple[Tensor, Tensor]:

@@ -186,9 +186,7 @@ class TanhNormal:
         below_high = ((self.high - action) / self.half).clamp(min=inside)
         return self._log_prob_of_pre_tanh(0.5 * (above_low.log() - below_high.log()))
 
-    def _sample_pre_tanh(
-        self, shape: tuple[int, ...], generator: torch.Generator | None
-    ) -> Tensor:
+    def _sample_pre_tanh(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         noise = torch.randn(
             (*shape, *self.mean.shape),
             dtype=self.mean.dtype,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class TwinCritic(nn.Module):
         )
         widths = (*hidden_sizes, 1)
         self.layers = nn.ModuleList(
-            TwinLinear(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
+            TwinLinear(inputs, outputs) for inputs, outputs in pairwise(widths)
         )
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ class SAC(Agent):
     """
 
     settings: SACSettings
+    settings_class = SACSettings
 
     def __init__(
         self,
@@ -62,8 +63,8 @@ class SAC(Agent):
         action_space: Space[Any],
         settings: SACSettings | None = None,
     ) -> None:
-        settings = self._default_settings() if settings is None else settings
         super().__init__(observation_space, action_space, settings)
+        settings = self.settings
         # A seed of its own, so that the critics do not share random numbers with the policy.
         with seeded_initialisation(settings.seed + 1_000_003):
             self.critic = TwinCritic(
@@ -85,10 +86,6 @@ class SAC(Agent):
             if settings.target_entropy is None
             else settings.target_entropy
         )
-
-    @staticmethod
-    def _default_settings() -> SACSettings:
-        return SACSettings()
 
     @property
     def temperature(self) -> Tensor:
@@ -145,9 +142,7 @@ class SAC(Agent):
 
     def actor_loss(self, batch: TransitionBatch) -> tuple[Tensor, Tensor]:
         """Return the mean of ``alpha * log_prob - min Q`` and the log-densities, shape ``(B,)``."""
-        action, log_prob = self.policy(batch.observation).rsample_with_log_prob(
-            (), self.generator
-        )
+        action, log_prob = self.policy(batch.observation).rsample_with_log_prob((), self.generator)
         q_value = self.critic(batch.observation, action).amin(dim=0)
         return (self.temperature * log_prob - q_value).mean(), log_prob.detach()
 
