@@ -1,0 +1,1 @@
+"""Sphinx extensions of this book, one idea a module."""
