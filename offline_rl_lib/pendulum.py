@@ -280,7 +280,7 @@ def store_reference_returns(path: str | Path, grid: Grid | None = None) -> dict[
 
     Args:
         path: file to write; its folder is made if missing.
-        grid: resolution of the optimum; ``Grid()`` if left out. Two coarser ones are solved as well.
+        grid: resolution of the optimum; ``Grid()`` if left out. Two coarser ones are solved too.
 
     Returns:
         What was stored: ``policies`` maps a name to mean, standard_error and returns (100 floats).
