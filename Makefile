@@ -1,8 +1,9 @@
-# Thin fronts of run.py, for those who like make. Without make: python3 run.py book, and so on.
+# Thin fronts of run.py. From another folder: make -C path/to/the/book book
+# Without make: python3 run.py book, and so on.
 PYTHON ?= python3
-RUN = $(PYTHON) $(dir $(abspath $(lastword $(MAKEFILE_LIST))))run.py
+COMMANDS = book test lab notebooks check data results ledger clean
 
-.PHONY: book test lab notebooks check data results ledger clean
+.PHONY: $(COMMANDS)
 
-book test lab notebooks check data results ledger clean:
-	@$(RUN) $@
+$(COMMANDS):
+	@$(PYTHON) run.py $@
