@@ -123,9 +123,8 @@ def check_datasets() -> str:
 def check_browser() -> str:
     """A Chromium for the browser tests is there; reading and running need none."""
     named = os.environ.get("CHROMIUM")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    browser = named if named and Path(named).is_file() else found
-    if browser is None:
+    browser = next(filter(None, map(shutil.which, [named] if named else BROWSERS)), None)
+    if browser is None and not named:
         from playwright.sync_api import sync_playwright
 
         with sync_playwright() as playwright:
