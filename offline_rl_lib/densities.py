@@ -21,6 +21,11 @@ BoxBound = Tensor | npt.NDArray[np.floating] | Sequence[float]
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def _floating(values: Tensor | npt.ArrayLike) -> Tensor:
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
 def as_box(low: BoxBound, high: BoxBound) -> tuple[Tensor, Tensor]:
     """Check the bounds of an action box and return them as floating-point tensors.
 
@@ -31,10 +36,7 @@ def as_box(low: BoxBound, high: BoxBound) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: shapes differ, a bound is infinite or NaN, or ``low >= high`` somewhere.
     """
-    low_tensor, high_tensor = torch.as_tensor(low), torch.as_tensor(high)
-    if not low_tensor.is_floating_point() or not high_tensor.is_floating_point():
-        low_tensor = low_tensor.to(torch.get_default_dtype())
-        high_tensor = high_tensor.to(torch.get_default_dtype())
+    low_tensor, high_tensor = _floating(low), _floating(high)
     if low_tensor.dim() != 1 or low_tensor.shape != high_tensor.shape:
         raise ValueError(
             f"The bounds of an action box must both have shape (d,); got low with shape "
@@ -95,12 +97,18 @@ class TanhNormal:
         validate_args: bool = True,
     ) -> None:
         if validate_args:
-            mean, std = torch.as_tensor(mean), torch.as_tensor(std)
-            low, high = as_box(low, high)
-            if mean.shape != std.shape or mean.shape[-1:] != low.shape:
+            # Whole numbers would otherwise make an integer box and round the bounds away.
+            mean, std = _floating(mean), _floating(std)
+        self.mean, self.std = mean, std
+        self.low = torch.as_tensor(low, dtype=mean.dtype, device=mean.device)
+        self.high = torch.as_tensor(high, dtype=mean.dtype, device=mean.device)
+        if validate_args:
+            # The box is checked as it is used: a narrow one far from zero may vanish in float32.
+            as_box(self.low, self.high)
+            if mean.shape != std.shape or mean.shape[-1:] != self.low.shape:
                 raise ValueError(
-                    f"mean and std must have the same shape (..., d) with d={low.shape[0]} from "
-                    f"the box; got mean {tuple(mean.shape)} and std {tuple(std.shape)}."
+                    f"mean and std must have the same shape (..., d) with d={self.low.shape[0]} "
+                    f"from the box; got mean {tuple(mean.shape)} and std {tuple(std.shape)}."
                 )
             if not torch.isfinite(mean).all():
                 raise ValueError("mean contains NaN or infinite values.")
@@ -109,9 +117,6 @@ class TanhNormal:
                     f"std must be positive and finite everywhere; its smallest value is "
                     f"{std.min().item():g}."
                 )
-        self.mean, self.std = mean, std
-        self.low = torch.as_tensor(low, dtype=mean.dtype, device=mean.device)
-        self.high = torch.as_tensor(high, dtype=mean.dtype, device=mean.device)
         self.mid = (self.low + self.high) / 2
         self.half = (self.high - self.low) / 2
 
@@ -167,6 +172,7 @@ class TanhNormal:
         Raises:
             ValueError: an action lies outside the box, is NaN, or has another dimension.
         """
+        action = _floating(action)
         if action.shape[-1:] != self.low.shape:
             raise ValueError(
                 f"Actions must have shape (..., {self.low.shape[0]}); got {tuple(action.shape)}."
