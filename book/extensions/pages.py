@@ -46,7 +46,8 @@ def data_table(title: str, headings: tuple[str, ...], rows: list[list[nodes.Node
     group += nodes.thead("", _row([nodes.Text(heading) for heading in headings]))
     group += nodes.tbody("", *map(_row, rows))
     # Sphinx wants an anchor on every captioned table.
-    return nodes.table("", nodes.title("", title), group, ids=[nodes.make_id(title)])
+    anchor = nodes.make_id(title)
+    return nodes.table("", nodes.title("", title), group, ids=[anchor], classes=["data-table"])
 
 
 def _row(cells: list[nodes.Node]) -> nodes.row:
