@@ -204,6 +204,7 @@ def install_packages(environment: Environment, newest: bool) -> None:
     if not environment.call(*pip, "uv", *limits):
         raise Problem(INSTALL_FAILED)
     settings = uv_settings(pip_settings(environment), os.environ)
+    settings["UV_COMPILE_BYTECODE_TIMEOUT"] = "600"  # A busy machine is slow, not broken.
     uv = ["-m", "uv", "pip", "install", "--compile-bytecode", "-r", "requirements.txt", *limits]
     if newest:
         uv.append("--upgrade")
