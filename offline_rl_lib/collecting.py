@@ -38,7 +38,7 @@ from offline_rl_lib.progress import progress
 from offline_rl_lib.sac import SAC, SACSettings
 
 REPLAY, NARROW = "pendulum/replay-v0", "pendulum/narrow-v0"
-NARROW_EPISODES = range(20, 30)
+NARROW_EPISODES = range(10, 20)
 DATA_FILES = "data"
 
 PENDULUM_SAC = SACSettings(
@@ -211,7 +211,7 @@ def store_dataset(
         partial / DATA_FILES,
         observation_space=dataset.observation_space,
         action_space=dataset.action_space,
-        env_spec=gym.spec(env_id),
+        env_spec=_serialisable_spec(env_id),
     )
     storage.update_episodes(_episode_buffers(dataset))
     storage.update_metadata(
@@ -375,6 +375,12 @@ def _environment(env_id: str) -> gym.Env[Any, Any]:
             "Register it with max_episode_steps=..."
         )
     return env
+
+
+def _serialisable_spec(env_id: str) -> gym.envs.registration.EnvSpec | None:
+    """The environment's specification, or None if it was registered with a class, not a name."""
+    spec = gym.spec(env_id)
+    return spec if isinstance(spec.entry_point, str) else None
 
 
 def _existing(folder: Path, made: Mapping[str, Any]) -> OfflineDataset | None:
