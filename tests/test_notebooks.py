@@ -167,7 +167,7 @@ def test_every_exercise_has_stub_hint_and_solution(notebook: Notebook) -> None:
 
 def checks(cell: Cell, name: str) -> bool:
     """Return whether a cell ends with a call of `check` on the exercise."""
-    return bool(re.search(rf'^check\(\s*"{name}",[^()]*\)\s*\Z', source(cell), re.M))
+    return bool(re.search(rf'^check\(\s*"{name}",(?s:.*)\)\s*\Z', source(cell), re.M))
 
 
 def printed(cell: Cell) -> str:

@@ -1,0 +1,49 @@
+"""The Python side of the live figures; their drawing is tested in a browser, with the site."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from traitlets import TraitError
+
+from offline_rl_lib.widgets import TanhNormalFigure
+
+
+def test_the_figure_carries_its_source_and_no_address() -> None:
+    figure = TanhNormalFigure(mean=0.25, std=1.0, low=-1.0, high=3.0, probe=0.0)
+    state = figure.get_state()
+    assert "export default { render }" in state["_esm"]
+    assert (state["mean"], state["std"], state["low"], state["high"]) == (0.25, 1.0, -1.0, 3.0)
+    assert repr(figure) == "TanhNormalFigure(mean=0.25, std=1, low=-1, high=3, probe=0)"
+
+
+def test_the_distribution_follows_the_sliders() -> None:
+    figure = TanhNormalFigure(mean=0.0, std=1.0, low=-1.0, high=1.0)
+    figure.set_state({"mean": 0.5, "low": 1.0, "high": 2.0})  # as the browser sends it
+    distribution = figure.distribution
+    assert distribution.mean.dtype == torch.float64
+    torch.testing.assert_close(
+        distribution.mode, 1.5 + 0.5 * torch.tanh(torch.tensor([0.5], dtype=torch.float64))
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"std": 0.0}, "std"),
+        ({"mean": 2.5}, "mean"),
+        ({"low": -5.0}, "low"),
+        ({"low": 1.0, "high": -1.0}, "high must be at least 0.2 above low"),
+        ({"low": 1.0, "high": 1.1}, "high must be at least 0.2 above low"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, float], complaint: str) -> None:
+    with pytest.raises(TraitError, match=complaint):
+        TanhNormalFigure(**setting)
+
+
+def test_a_refused_bound_leaves_the_figure_as_it_was() -> None:
+    figure = TanhNormalFigure(low=-1.0, high=1.0)
+    with pytest.raises(TraitError, match="got low=1, high=1"):
+        figure.low = 1.0
+    assert figure.low == -1.0
