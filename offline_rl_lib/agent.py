@@ -6,6 +6,8 @@ The agents learn from batches and never see an environment.
 from __future__ import annotations
 
 import pickle
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +23,13 @@ from offline_rl_lib.networks import GaussianPolicy, seeded_initialisation
 
 if TYPE_CHECKING:
     from offline_rl_lib.data import OfflineDataset, TransitionBatch
+
+
+# What reading a damaged or foreign file can raise.
+UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, LookupError, TypeError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -161,14 +170,8 @@ class Agent:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"There is no checkpoint at {path}.")
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            agent_class, mine = state["agent"], self._state()
-        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"{path} is not a readable checkpoint: it is damaged or was not written by "
-                "Agent.save. Save it again."
-            ) from error
+        state, mine = self._read(path), self._state()
+        agent_class = state["agent"]
         differences = [
             f"{name} {tuple(stored.shape)} in the file, {tuple(own.shape)} here"
             for name, own, stored in _paired_tensors(mine["modules"], state["modules"])
@@ -184,6 +187,13 @@ class Agent:
                 f"{path} was saved by a {agent_class} of another shape: {'; '.join(differences)}. "
                 f"Build the agent with the settings that were saved: {state['settings']}."
             )
+        policy = state["modules"]["policy"]
+        if not (torch.equal(policy["low"], self.low) and torch.equal(policy["high"], self.high)):
+            raise ValueError(
+                f"{path} was saved for actions from {policy['low'].tolist()} to "
+                f"{policy['high'].tolist()}; this agent's go from {self.low.tolist()} to "
+                f"{self.high.tolist()}. Build the agent for the space it was saved for."
+            )
         for name, module in self._modules().items():
             module.load_state_dict(state["modules"][name])
         for name, optimiser in self._optimisers().items():
@@ -191,6 +201,24 @@ class Agent:
         self.generator.set_state(state["generator"].cpu())
         self.updates = state["updates"]
         return self
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint file without changing the agent."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                # torch.load does not compare the checksums: a flipped bit would become a weight.
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            if not isinstance(state, dict) or set(state) != set(self._state()):
+                raise TypeError("the parts of a checkpoint are not in it")
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{path} is not a readable checkpoint: it is damaged or was not written by "
+                "Agent.save. Save it again."
+            ) from error
+        return state
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"policy": self.policy}
