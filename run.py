@@ -349,8 +349,8 @@ class Book:
 
     def _notebooks(self) -> bool:
         return self._pytest(
-            *("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300"),
-            *("--timeout=400", "-W", "default", "notebooks"),
+            *("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "--timeout=400"),
+            *("--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "-W", "default", "notebooks"),
         )
 
     def _site(self) -> bool:
