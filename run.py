@@ -158,7 +158,11 @@ class Environment:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        """Let one set-up run at a time; the system frees the lock of a killed one."""
+        """Let one set-up run at a time; the system frees the lock of a killed one.
+
+        The programs it started inherit the lock, so that a new set-up also waits for those that
+        outlive a killed one and still write into the folder.
+        """
         try:
             file = (self.root / ".setup.lock").open("a")
         except OSError as error:
@@ -177,7 +181,12 @@ class Environment:
             else:
                 import fcntl
 
-                fcntl.flock(file, fcntl.LOCK_EX)
+                os.set_inheritable(file.fileno(), True)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    say("Another set-up is at work: waiting for it ...")
+                    fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def variables(self) -> dict[str, str]:
@@ -443,7 +452,8 @@ def call(command: Sequence[str | Path], variables: dict[str, str] | None = None)
     """Run a command in the book's folder; True if it succeeded."""
     sys.stdout.flush()
     parts = [str(part) for part in command]
-    return subprocess.run(parts, cwd=ROOT, env=variables, check=False).returncode == 0
+    done = subprocess.run(parts, cwd=ROOT, env=variables, check=False, close_fds=False)
+    return done.returncode == 0
 
 
 def remove(folder: Path) -> None:
@@ -451,7 +461,13 @@ def remove(folder: Path) -> None:
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
-        shutil.rmtree(folder)
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise Problem(
+                f"Cannot delete {error.filename or folder} ({error.strerror}).\n"
+                "Close the programs that use it, JupyterLab for example, and repeat the command."
+            ) from error
 
 
 def say(text: str) -> None:

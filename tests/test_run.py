@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,26 @@ def test_a_killed_set_up_starts_again_from_nothing(setup: SetUp, kill: Exception
     assert setup.environment.is_ready()
     assert setup.counts == (2, 1)
     assert not half_installed.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows itself keeps files in use")
+def test_programs_that_outlive_a_killed_set_up_are_waited_for(project: Path) -> None:
+    program = "import time; time.sleep(2)"
+    starter = (
+        f"import run, sys, pathlib; environment = run.Environment(pathlib.Path({str(project)!r}))\n"
+        f"with environment._lock(): print('locked', flush=True); "
+        f"run.call([sys.executable, '-c', {program!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", starter], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "locked\n"
+        time.sleep(0.5)
+        first.kill()
+        killed = time.perf_counter()
+        with run.Environment(project)._lock():
+            assert time.perf_counter() - killed > 0.5
 
 
 def test_a_failed_renewal_keeps_the_environment(setup: SetUp) -> None:
