@@ -1,0 +1,140 @@
+"""Proofs of the conventions on the page "Notation and conventions"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, optimize, special
+
+from offline_rl_lib import SAC, TanhNormal, cql_penalty, log_mean_exp_q, uniform_log_density
+
+Deviation = Callable[..., None]
+BOXES = [([-2.0], [2.0]), ([0.0], [5.0]), ([-1.0, 0.5, -3.0], [1.0, 2.0, 4.0])]
+
+
+def policies(low: list[float], high: list[float]) -> tuple[TanhNormal, TanhNormal]:
+    """The same policy on a box and on [-1, 1]^d."""
+    size = len(low)
+    mean = torch.linspace(-0.4, 0.8, size, dtype=torch.float64)
+    std = torch.linspace(0.5, 0.9, size, dtype=torch.float64)
+    ones = torch.ones(size, dtype=torch.float64)
+    return (
+        TanhNormal(mean, std, torch.tensor(low).double(), torch.tensor(high).double()),
+        TanhNormal(mean, std, -ones, ones),
+    )
+
+
+@pytest.mark.proves("eq-notation-units", method="slope of the distribution function")
+@pytest.mark.parametrize(("low", "high"), BOXES)
+def test_change_of_units(low: list[float], high: list[float], deviation: Deviation) -> None:
+    boxed, unit = policies(low, high)
+    mid, half = (boxed.low + boxed.high) / 2, (boxed.high - boxed.low) / 2
+    y = torch.linspace(-0.9, 0.9, 7, dtype=torch.float64)[:, None].expand(-1, len(low))
+    shifted = unit.log_prob(y) - half.log().sum()
+    deviation((boxed.log_prob(mid + half * y) - shifted).abs().max(), 1e-10)
+
+    def probability_below(action: np.ndarray) -> np.ndarray:
+        before = np.arctanh((action - mid.numpy()) / half.numpy())
+        return special.ndtr((before - boxed.mean.numpy()) / boxed.std.numpy())
+
+    # Differences of the distribution function know nothing of densities or their Jacobians.
+    action, width = (mid + half * y).numpy(), 1e-5
+    slope = (probability_below(action + width) - probability_below(action - width)) / (2 * width)
+    deviation(np.abs(np.log(slope).sum(axis=-1) - shifted.numpy()).max(), 1e-6)
+    assert np.abs(np.log(slope).sum(axis=-1) - unit.log_prob(y).numpy()).max() > 1e-2
+
+
+@pytest.mark.proves("eq-notation-estimate", method="adaptive quadrature")
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_estimate_of_the_soft_maximum(temperature: float, deviation: Deviation) -> None:
+    def q(action: torch.Tensor) -> torch.Tensor:
+        return 3 * torch.sin(2 * action) - 0.8 * (action - 0.5) ** 2
+
+    integral, _ = integrate.quad(
+        lambda a: math.exp(q(torch.tensor(a, dtype=torch.float64)).item() / temperature), -2, 2
+    )
+    exact = temperature * math.log(integral)
+    number, generator = 200_000, torch.Generator().manual_seed(0)
+    low, high = torch.tensor([-2.0]).double(), torch.tensor([2.0]).double()
+    draws = 4 * torch.rand(number, dtype=torch.float64, generator=generator) - 2
+    policy = TanhNormal(torch.tensor([0.3]).double(), torch.tensor([0.8]).double(), low, high)
+    more, log_prob = policy.rsample_with_log_prob((number,), generator)
+    actions = torch.cat([draws, more[:, 0]])
+    log_density = torch.cat([uniform_log_density(low, high).expand(number), log_prob])
+    estimate = log_mean_exp_q(q(actions), log_density, temperature)
+    deviation(abs(estimate.item() - exact), 0.05)
+    with_log_n = estimate + temperature * math.log(2 * number)
+    assert abs(with_log_n.item() - exact) > 0.05
+    if temperature != 1:
+        divided = log_mean_exp_q(q(actions), log_density / temperature, temperature)
+        assert abs(divided.item() - exact) > 0.05
+
+
+@pytest.mark.proves("eq-notation-loss-weight", method="both losses minimised numerically")
+@pytest.mark.parametrize("paper_weight", [0.1, 1.0, 2.5])
+def test_weight_is_twice_the_papers(paper_weight: float, deviation: Deviation) -> None:
+    """Three states, four proposals each; the data's action is the first of them."""
+    random = np.random.default_rng(0)
+    target = torch.from_numpy(random.normal(size=3))
+    log_density = torch.zeros(3, 4, dtype=torch.float64)
+
+    def terms(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q = flat.reshape(3, 4)
+        anchor = 0.1 * (q[:, 1:] ** 2).mean()  # without it the minimum is at minus infinity
+        error = (q[:, 0] - target).square().mean() + anchor
+        return error, cql_penalty(q, log_density, q[:, 0])
+
+    def minimiser(error_factor: float, weight: float) -> np.ndarray:
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            values = torch.tensor(flat, requires_grad=True)
+            error, penalty = terms(values)
+            total = error_factor * error + weight * penalty
+            (gradient,) = torch.autograd.grad(total, values)
+            return total.item(), gradient.numpy()
+
+        start = np.zeros(12)
+        return optimize.minimize(
+            loss, start, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 500}
+        ).x
+
+    paper = minimiser(0.5, paper_weight)
+    deviation(np.abs(minimiser(1.0, 2 * paper_weight) - paper).max(), 1e-5)
+    assert np.abs(minimiser(1.0, paper_weight) - paper).max() > 1e-2
+    error, penalty = terms(torch.from_numpy(random.normal(size=12)))
+    book = error + 2 * paper_weight * penalty
+    deviation(abs(book - 2 * (0.5 * error + paper_weight * penalty)), 1e-12)
+
+
+@pytest.mark.proves("eq-notation-target-entropy", method="entropy of one policy in both boxes")
+@pytest.mark.parametrize(("low", "high"), BOXES)
+def test_target_entropy_follows_the_units(
+    low: list[float], high: list[float], deviation: Deviation
+) -> None:
+    observations = gym.spaces.Box(-1, 1, (3,))
+    box = gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    unit = gym.spaces.Box(-1, 1, (len(low),))
+    surplus = SAC(observations, box).target_entropy - SAC(observations, unit).target_entropy
+    assert SAC(observations, unit).target_entropy == -len(low)
+
+    def entropy(policy: TanhNormal, dimension: int) -> float:
+        """Of one action dimension, by Gauss-Hermite quadrature before the tanh."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+        one = TanhNormal(
+            policy.mean[dimension : dimension + 1],
+            policy.std[dimension : dimension + 1],
+            policy.low[dimension : dimension + 1],
+            policy.high[dimension : dimension + 1],
+        )
+        before = one.mean + one.std * torch.from_numpy(nodes)[:, None]
+        score = one.log_prob(one.mid + one.half * torch.tanh(before)).numpy()
+        return float(-(weights * score).sum() / weights.sum())
+
+    boxed, plain = policies(low, high)
+    measured = sum(entropy(boxed, i) - entropy(plain, i) for i in range(len(low)))
+    deviation(abs(surplus - measured), 1e-5)
+    assert abs(measured) > 1e-2
