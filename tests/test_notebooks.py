@@ -31,7 +31,7 @@ NOTEBOOK_METADATA = {"kernelspec", "language_info", "widgets"}
 MACHINE_PATH = re.compile(r"(/home/|/Users/|/root/|/tmp/|/usr/lib/|site-packages|[A-Z]:\\\\?Users)")
 OBJECT_ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}|\bobject at 0x", re.IGNORECASE)
 PROGRESS_BAR = re.compile(r"\d+%\|.*\||\r|\d+it/s|it/s\]")
-HAND_MADE_BAR = re.compile(r"\btqdm\s*\(|['\"]\\r|end=['\"]['\"]|clear_output")
+HAND_MADE_BAR = re.compile(r"\btqdm\s*\(|['\"]\\r\b|end=['\"]\\r|clear_output")
 Cell = dict[str, Any]
 
 
