@@ -138,13 +138,13 @@ def test_every_exercise_has_stub_hint_and_solution(notebook: Notebook) -> None:
     labels = []
     for start, cell in enumerate(notebook.cells):
         text = source(cell)
-        if cell["cell_type"] != "markdown" or not text.startswith("```{exercise}"):
+        if cell["cell_type"] != "markdown" or not re.search(r"^`{3,}\{exercise\}", text, re.M):
             continue
         label = re.search(r"^:label: (ex-[a-z0-9-]+)$", text, re.M)
-        assert label, f"an exercise without a label: {text.splitlines()[0]}"
+        assert label, f"an exercise without a label: {text[:60]}"
         name = label[1]
         labels.append(name)
-        stub, hint, opening, *rest = notebook.cells[start + 1 : start + 9]
+        stub, hint, opening, *rest = notebook.cells[start + 1 :]
         assert stub["cell_type"] == "code", name
         assert "exercise" in tags(stub), f"{name}: the stub needs the tag exercise"
         assert "..." in source(stub), f"{name}: the stub returns the dots"
@@ -157,8 +157,10 @@ def test_every_exercise_has_stub_hint_and_solution(notebook: Notebook) -> None:
         assert answers, f"{name}: an empty solution"
         for part in (opening, *rest[: closing + 1]):
             assert "solution" in tags(part), f"{name}: every solution cell carries the tag"
-        assert checks(answers[-1], name), f"{name}: the solution ends with the same check"
-        assert "pass" in printed(answers[-1]).lower(), f"{name}: {printed(answers[-1])!r}"
+        # Cells after the checked one may look further at the answer.
+        checked = [part for part in answers if part["cell_type"] == "code" and checks(part, name)]
+        assert checked, f"{name}: the solution ends with the same check"
+        assert "passed" in printed(checked[-1]), f"{name}: {printed(checked[-1])!r}"
     assert len(labels) >= 3, "a chapter has at least three exercises"
     assert len(labels) == len(set(labels))
     tagged = [cell for cell in notebook.code if "exercise" in tags(cell)]
