@@ -236,8 +236,22 @@ class Agent:
             "optimisers": {name: part.state_dict() for name, part in self._optimisers().items()},
         }
 
+    @staticmethod
+    def _step(optimiser: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
+        """Step on the parameters of one module; no other parameter receives a gradient."""
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss.item()}, so no step was taken and the networks are as they "
+                "were. Look for NaN in the batch, or for values that have grown out of bounds."
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(module.parameters()))
+        optimiser.step()
+
     def _check(self, batch: TransitionBatch) -> TransitionBatch:
         """Check the shapes of a minibatch and move it to the agent's device."""
+        if batch.reward.numel() == 0:
+            raise ValueError("The batch is empty; at least one transition is needed.")
         size = batch.reward.shape[0] if batch.reward.dim() == 1 else -1
         expected = {
             "observation": (size, self.observation_size),

@@ -28,8 +28,6 @@ class BC(Agent):
         batch = self._check(batch)
         log_prob = self.policy(batch.observation).log_prob(batch.action)
         loss = -log_prob.mean()
-        self.policy_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.policy_optimiser.step()
+        self._step(self.policy_optimiser, loss, self.policy)
         self.updates += 1
         return metrics_to_floats({"negative_log_likelihood": loss})

@@ -34,10 +34,15 @@ class CQLSettings(SACSettings):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        if self.penalty_weight < 0:
+        super().__post_init__()
+        if not self.penalty_weight >= 0:
             raise ValueError(f"penalty_weight must not be negative; got {self.penalty_weight}.")
         if self.num_proposals < 1:
             raise ValueError(f"num_proposals must be at least 1; got {self.num_proposals}.")
+        if not self.penalty_temperature > 0:
+            raise ValueError(
+                f"penalty_temperature must be positive; got {self.penalty_temperature}."
+            )
 
 
 class CQL(SAC):

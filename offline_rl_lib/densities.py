@@ -42,7 +42,7 @@ def as_box(low: BoxBound, high: BoxBound) -> tuple[Tensor, Tensor]:
             f"The bounds of an action box must both have shape (d,); got low with shape "
             f"{tuple(low_tensor.shape)} and high with shape {tuple(high_tensor.shape)}."
         )
-    if not (torch.isfinite(low_tensor).all() and torch.isfinite(high_tensor).all()):
+    if not torch.isfinite(high_tensor - low_tensor).all():
         raise ValueError(
             f"An action box needs finite bounds; got low={low_tensor.tolist()}, "
             f"high={high_tensor.tolist()}. Rescale the action space, for example with "

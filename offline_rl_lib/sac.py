@@ -46,6 +46,13 @@ class SACSettings(AgentSettings):
     reward_shift: float = 0.0
     reward_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if not self.initial_temperature > 0:
+            raise ValueError(
+                f"initial_temperature must be positive; got {self.initial_temperature}."
+            )
+
 
 class SAC(Agent):
     """Soft actor-critic with twin critics, target copies and a learned temperature.
@@ -158,13 +165,6 @@ class SAC(Agent):
         pairs = zip(self.target_critic.parameters(), self.critic.parameters(), strict=True)
         for target, source in pairs:
             target.lerp_(source, rate)
-
-    @staticmethod
-    def _step(optimiser: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
-        """Step on the parameters of one module; no other parameter receives a gradient."""
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(module.parameters()))
-        optimiser.step()
 
     def _modules(self) -> dict[str, nn.Module]:
         return {

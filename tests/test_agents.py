@@ -211,6 +211,67 @@ def one_state_dataset(terminated: bool, truncated: bool) -> OfflineDataset:
     )
 
 
+def plain_q(critic: TwinCritic, which: int, observation: Tensor, action: Tensor) -> float:
+    """One critic at one observation and action, written out with its own weights."""
+    first = critic.from_observation
+    features = observation @ first.weight[which] + first.bias[which, 0]
+    features = features + action @ critic.from_action[which]
+    for layer in critic.layers:
+        features = features.relu() @ layer.weight[which] + layer.bias[which, 0]
+    return features.item()
+
+
+def test_td_target_in_a_plain_loop() -> None:
+    agent, batch = make("SAC", reward_shift=1.0, reward_scale=0.5, discount=0.9), make_batch(6)
+    run_updates(agent, 3)  # so that target and critic differ
+    state = agent.generator.get_state()
+    target = agent.td_target(batch)
+    agent.generator.set_state(state)
+    action, log_prob = agent.policy(batch.next_observation).rsample_with_log_prob(
+        (), agent.generator
+    )
+    for row in range(6):
+        at = (batch.next_observation[row], action[row])
+        smaller = min(plain_q(agent.target_critic, which, *at) for which in (0, 1))
+        soft_value = smaller - agent.temperature.item() * log_prob[row].item()
+        reward = 0.5 * (batch.reward[row].item() + 1.0)
+        expected = reward if batch.terminated[row] else reward + 0.9 * soft_value
+        assert target[row].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_actor_loss_in_a_plain_loop() -> None:
+    agent, batch = make("SAC"), make_batch(6)
+    run_updates(agent, 3)
+    state = agent.generator.get_state()
+    loss, returned = agent.actor_loss(batch)
+    agent.generator.set_state(state)
+    action, log_prob = agent.policy(batch.observation).rsample_with_log_prob((), agent.generator)
+    terms = []
+    for row in range(6):
+        at = (batch.observation[row], action[row])
+        smaller = min(plain_q(agent.critic, which, *at) for which in (0, 1))
+        terms.append(agent.temperature.item() * log_prob[row].item() - smaller)
+    assert loss.item() == pytest.approx(sum(terms) / 6, abs=1e-5)
+    torch.testing.assert_close(returned, log_prob.detach())
+
+
+@pytest.mark.parametrize("kind", ["SAC", "CQL", "BC"])
+def test_a_loss_that_is_not_finite_changes_nothing(kind: str) -> None:
+    agent, batch = make(kind), make_batch()
+    before = {name: value.clone() for name, value in bits(agent).items() if name != "generator"}
+    observation = batch.observation.clone()
+    observation[3, 1] = math.nan
+    with pytest.raises(FloatingPointError, match="no step was taken"):
+        agent.update(batch._replace(observation=observation))
+    after = bits(agent)
+    assert_same_bits(before, {name: after[name] for name in before})
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch is empty"):
+        make("CQL").update(make_batch(0))
+
+
 def test_truncation_bootstraps_and_termination_does_not() -> None:
     """With reward 1 for ever, 1 / (1 - 0.99) = 100 is the fixed point of the target."""
     agent = make("SAC", initial_temperature=1e-30, discount=0.99)
@@ -294,6 +355,14 @@ def test_proposals_come_from_three_sources_with_their_own_densities() -> None:
             torch.testing.assert_close(log_densities[:, k], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_uniform_proposals_reach_every_edge_of_the_box() -> None:
+    agent, batch = make("CQL", num_proposals=50), make_batch(200)
+    uniform = agent.proposals(batch)[0][:, :50].reshape(-1, 3)
+    position = (uniform - agent.low) / (agent.high - agent.low)
+    for edge in (position < 0.02, position > 0.98):
+        torch.testing.assert_close(edge.float().mean(0), torch.full((3,), 0.02), rtol=0, atol=5e-3)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_critic_loss_is_td_error_plus_weighted_penalty(temperature: float) -> None:
     agent = make("CQL", penalty_weight=3.0, penalty_temperature=temperature)
@@ -335,7 +404,13 @@ def test_the_penalty_lowers_unseen_actions_relative_to_the_data() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"penalty_weight": -0.1}, "must not be negative"), ({"num_proposals": 0}, "at least 1")],
+    [
+        ({"penalty_weight": -0.1}, "penalty_weight must not be negative"),
+        ({"penalty_weight": math.nan}, "penalty_weight must not be negative"),
+        ({"num_proposals": 0}, "at least 1"),
+        ({"penalty_temperature": 0.0}, "penalty_temperature must be positive"),
+        ({"initial_temperature": 0.0}, "initial_temperature must be positive"),
+    ],
 )
 def test_impossible_cql_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
