@@ -91,13 +91,13 @@ def check_ledger(app: Sphinx, env: BuildEnvironment) -> None:
     try:
         claims = scan_tests(root / TESTS)
     except UnreadableClaimError as error:
-        _warn(str(error), TESTS)
+        _warn(str(error), f"{TESTS}:")
         return
     places = find_places(env)
     claimed = {claim.label for claim in claims}
     for place in places:
         if problem := _problem(place, claimed):
-            _warn(problem, env.doc2path(place.docname, base=False))
+            _warn(problem, place.docname)
     known = {place.label for place in places}
     measured = read_ledger(root)
     for claim in claims:
