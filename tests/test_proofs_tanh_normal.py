@@ -276,13 +276,14 @@ def test_agrees_with_torch_distributions(deviation: Deviation) -> None:
 # --- what a wrong density does --------------------------------------------------------------------
 
 
-def printed_table(first_line: str) -> list[list[str]]:
-    """The rows, split at spaces, of the chapter's stored output that begins with `first_line`."""
+def printed_table(heading: str) -> list[list[str]]:
+    """The rows, split at spaces, of the table in the chapter's stored output with this heading."""
     for cell in nbformat.read(CHAPTER, as_version=4).cells:
         for output in cell.get("outputs", []):
-            if output.get("text", "").startswith(first_line):
-                return [line.split() for line in output.text.splitlines()[1:]]
-    raise AssertionError(f"the chapter prints no table that begins with {first_line!r}")
+            _, found, rows = output.get("text", "").partition(heading)
+            if found:
+                return [line.split() for line in rows.splitlines()[1:]]
+    raise AssertionError(f"the chapter prints no table with the heading {heading!r}")
 
 
 @pytest.mark.proves("claim-double-tanh-integral", method="mean over u of h (1 - tanh u ^2) / (...)")
