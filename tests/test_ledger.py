@@ -22,18 +22,16 @@ from book.extensions.stored_values import (
     look_up,
 )
 
-CLAIMS = scan_tests(ROOT / "tests")
-
 pytest_plugins = ["pytester"]
 
 
 def test_stored_ledger_holds_exactly_what_the_tests_claim() -> None:
-    claimed = {(claim.label, claim.test) for claim in CLAIMS}
+    claimed = {(claim.label, claim.test) for claim in scan_tests(ROOT / "tests")}
     assert set(read_ledger(ROOT)) == claimed, "run the proof tests with --write-ledger"
 
 
 def test_stored_ledger_keeps_every_tolerance() -> None:
-    methods = {(claim.label, claim.test): claim.method for claim in CLAIMS}
+    methods = {(claim.label, claim.test): claim.method for claim in scan_tests(ROOT / "tests")}
     for key, row in read_ledger(ROOT).items():
         assert 0 <= row["measured"] <= row["tolerance"] * 1.05, key  # stored to two digits
         assert row["method"] == methods[key], key
@@ -47,12 +45,13 @@ def write_test(folder: Path, source: str) -> Path:
 
 def test_scan_reads_functions_classes_and_parameters(tmp_path: Path) -> None:
     source = """
+METHOD = "quadrature"
 @pytest.mark.proves("eq-a", method="loop")
-@pytest.mark.proves("eq-b", method="quadrature")
+@pytest.mark.proves("eq-b", method=METHOD)
 def test_one(): ...
 @pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.proves("eq-c", method="m"))])
 def test_two(n): ...
-@pytest.mark.proves("eq-d", method="m")
+@pytest.mark.proves("eq-d", method=f"{METHOD}, twice")
 class TestThree:
     def test_inside(self): ...
     def helper(self): ...
@@ -62,7 +61,7 @@ def test_nothing(): ...
         Claim("eq-a", "test_example.py::test_one", "loop"),
         Claim("eq-b", "test_example.py::test_one", "quadrature"),
         Claim("eq-c", "test_example.py::test_two", "m"),
-        Claim("eq-d", "test_example.py::TestThree::test_inside", "m"),
+        Claim("eq-d", "test_example.py::TestThree::test_inside", "quadrature, twice"),
     ]
 
 

@@ -32,50 +32,78 @@ def scan_tests(folder: Path) -> list[Claim]:
         The claims, sorted by label and test.
 
     Raises:
-        UnreadableClaimError: A mark has no literal label and method.
+        UnreadableClaimError: A mark's label or method is no plain string.
     """
-    claims: set[Claim] = set()
-    for path in sorted(folder.glob("test_*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
-        claims.update(_claims_in(tree.body, path.name, prefix=path.name, inherited=[]))
-    return sorted(claims)
-
-
-def _claims_in(
-    body: list[ast.stmt], file: str, prefix: str, inherited: list[tuple[str, str]]
-) -> Iterator[Claim]:
-    for statement in body:
-        if isinstance(statement, ast.ClassDef):
-            marks = [*inherited, *_marks(statement, file)]
-            yield from _claims_in(statement.body, file, f"{prefix}::{statement.name}", marks)
-        elif isinstance(
-            statement, ast.FunctionDef | ast.AsyncFunctionDef
-        ) and statement.name.startswith("test"):
-            for label, method in [*inherited, *_marks(statement, file)]:
-                yield Claim(label, f"{prefix}::{statement.name}", method)
-
-
-def _marks(
-    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, file: str
-) -> Iterator[tuple[str, str]]:
-    # Walking the whole decorator also finds marks inside pytest.param(..., marks=...).
-    for decorator in node.decorator_list:
-        for call in ast.walk(decorator):
-            if (
-                isinstance(call, ast.Call)
-                and isinstance(call.func, ast.Attribute)
-                and call.func.attr == "proves"
-            ):
-                yield _label_and_method(call, file)
-
-
-def _label_and_method(call: ast.Call, file: str) -> tuple[str, str]:
-    label = call.args[0] if call.args else None
-    method = next((word.value for word in call.keywords if word.arg == "method"), None)
-    match (label, method):
-        case (ast.Constant(value=str(label_text)), ast.Constant(value=str(method_text))):
-            return label_text, method_text
-    raise UnreadableClaimError(
-        f'{file}:{call.lineno}: write proves("label", method="...") with plain strings, '
-        "because the site reads them without running the test"
+    return sorted(
+        {claim for path in sorted(folder.glob("test_*.py")) for claim in _TestFile(path).claims()}
     )
+
+
+class _TestFile:
+    """One file of tests: its syntax tree, and the strings that its top level names."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.tree = ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
+        self.constants = {
+            target.id: statement.value.value
+            for statement in self.tree.body
+            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)
+            for target in statement.targets
+            if isinstance(target, ast.Name)
+        }
+
+    def claims(self) -> Iterator[Claim]:
+        """Yield the claims of all tests in the file."""
+        return self._claims_in(self.tree.body, prefix=self.name, inherited=[])
+
+    def _claims_in(
+        self, body: list[ast.stmt], prefix: str, inherited: list[tuple[str, str]]
+    ) -> Iterator[Claim]:
+        for statement in body:
+            if isinstance(statement, ast.ClassDef):
+                marks = [*inherited, *self._marks(statement)]
+                yield from self._claims_in(statement.body, f"{prefix}::{statement.name}", marks)
+            elif isinstance(
+                statement, ast.FunctionDef | ast.AsyncFunctionDef
+            ) and statement.name.startswith("test"):
+                for label, method in [*inherited, *self._marks(statement)]:
+                    yield Claim(label, f"{prefix}::{statement.name}", method)
+
+    def _marks(
+        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    ) -> Iterator[tuple[str, str]]:
+        # Walking the whole decorator also finds marks inside pytest.param(..., marks=...).
+        for decorator in node.decorator_list:
+            for call in ast.walk(decorator):
+                if (
+                    isinstance(call, ast.Call)
+                    and isinstance(call.func, ast.Attribute)
+                    and call.func.attr == "proves"
+                ):
+                    yield self._label_and_method(call)
+
+    def _label_and_method(self, call: ast.Call) -> tuple[str, str]:
+        label = self._text(call.args[0] if call.args else None)
+        words = {word.arg: word.value for word in call.keywords}
+        method = self._text(words.get("method"))
+        if label is None or method is None:
+            raise UnreadableClaimError(
+                f'{self.name}:{call.lineno}: write proves("label", method="...") with plain '
+                "strings, because the site reads them without running the test"
+            )
+        return label, method
+
+    def _text(self, node: ast.expr | None) -> str | None:
+        """Return a literal string; names of the top level may stand for it or be part of it."""
+        match node:
+            case ast.Constant(value=str(text)):
+                return text
+            case ast.Name(id=name) if isinstance(value := self.constants.get(name), str):
+                return value
+            case ast.FormattedValue(value=ast.Name() as name):
+                return self._text(name)
+            case ast.JoinedStr(values=parts):
+                texts = [self._text(part) for part in parts]
+                return None if None in texts else "".join(filter(None, texts))
+        return None
