@@ -200,7 +200,7 @@ def test_reference_returns(deviation: Deviation) -> None:
     noise = math.sqrt(2) * (drawn - stored_returns("random")).std() / math.sqrt(2 * 100)
     deviation(abs(drawn.mean() - on_the_page("ch1-random")), 4 * noise)
     angle, velocity = (torch.from_numpy(x) for x in start_states())
-    coarse = pendulum.optimal_policy(pendulum.Grid(121, 121, 17))
+    coarse = pendulum.optimal_policy(pendulum.QUICK_GRID)
     promised = coarse.values(angle, velocity).mean().item()
     deviation(abs(promised - on_the_page("ch1-optimum")), 4.0)
     assert on_the_page("ch1-controller") < on_the_page("ch1-optimum") < 0
@@ -256,8 +256,8 @@ def test_pairing_pays(deviation: Deviation) -> None:
     rows, others = np.random.default_rng(11).integers(100, size=(2, 20_000, 100))
     paired = (first - second)[rows].mean(axis=1)
     separate = first[rows].mean(axis=1) - second[others].mean(axis=1)
-    deviation(abs(paired.std() / on_the_page("ch1-paired") - 1), 0.03)
-    deviation(abs(separate.std() / on_the_page("ch1-unpaired") - 1), 0.03)
+    deviation(abs(paired.std() / on_the_page("ch1-paired") - 1), 0.05)
+    deviation(abs(separate.std() / on_the_page("ch1-unpaired") - 1), 0.05)
     deviation(abs(paired.mean() - on_the_page("ch1-difference")), 0.2)
     low, high = np.quantile(paired, [0.025, 0.975])
     assert high < 0, "paired starts tell the two policies apart"
