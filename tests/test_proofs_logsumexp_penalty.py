@@ -310,11 +310,13 @@ def test_a_squashed_policy_has_no_second_moment(
     # The first moment stays: it is the length of the axis.
     first = integrate.quad(lambda u: math.exp(log_length(u)), -30, 30, points=[0])[0]
     deviation(abs(first - 4.0), 1e-9)
-    # A third of uniform proposals in the mixture's *own* density bounds every weight by 3 vol.
+    # One third uniform, weighted by the density of the *mixture*: no weight exceeds 3 vol = 12.
     u = torch.linspace(-18, 18, 2001)
     length = torch.tensor([math.exp(log_length(x)) for x in u.tolist()])
     density = torch.tensor([math.exp(log_normal(x)) for x in u.tolist()]) / length
-    assert (1 / (density / 3 + 2 / 3 * 0.25) < 6.0 + 1e-9).all()
+    weight = 1 / (2 / 3 * density + 1 / 3 * 0.25)
+    assert (weight <= 12.0 + 1e-9).all()
+    assert weight.max() > 11.9  # and the bound is reached where the policy never goes
     assert (1 / density).max() > 1e6
 
 
