@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,9 @@ def stored() -> list[dict[str, Any]]:
 
 
 def test_stored_runs_are_those_of_the_current_settings_and_data(
-    stored: list[dict[str, Any]],
+    stored: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(experiments, "load_dataset", cache(load_dataset))  # 80 keys, two datasets
     keys = [
         run_key(COMPARISON, dataset, method, seed)
         for dataset in COMPARISON.datasets
