@@ -452,6 +452,7 @@ BAD_BOXES = [
     pytest.param([-math.inf], [2.0], "finite bounds.*-inf.*RescaleAction", id="infinite low"),
     pytest.param([0.0], [math.inf], "finite bounds.*RescaleAction", id="infinite high"),
     pytest.param([math.nan], [2.0], "finite bounds.*nan", id="nan"),
+    pytest.param([-3e38], [3e38], "finite bounds.*RescaleAction", id="infinite width"),
     pytest.param([-1.0, -1.0], [1.0], r"shape \(d,\).*\(2,\).*\(1,\)", id="lengths differ"),
     pytest.param(np.float64(-1.0), np.float64(1.0), r"shape \(d,\)", id="scalars"),
     pytest.param([[-1.0]], [[1.0]], r"shape \(d,\).*\(1, 1\)", id="matrices"),
