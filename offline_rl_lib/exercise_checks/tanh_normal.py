@@ -147,7 +147,8 @@ def check_probe(answer: Any) -> str:
         if not math.isclose(total, 1, abs_tol=1e-3):
             raise WrongAnswer(
                 f"On {where} a right density gives {total:.4f} instead of 1. Does the area of a "
-                "cell follow the box, and do the points cover all of it?"
+                "cell follow the box, and do the points cover all of it? Or is the rule less "
+                "accurate than 1e-3, as random points are?"
             )
         # A probe that always answers one would pass so far.
         doubled = float(call(answer, lambda a, p=policy: p.log_prob(a) + math.log(2), low, high))
