@@ -415,6 +415,12 @@ def test_generators_are_reproducible(
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator was used"
 
 
+def test_noise_has_the_full_precision_of_the_mean() -> None:
+    action = TanhNormal(column(0.3), column(0.7), [-1.0], [1.0]).sample(generator=seeded(0))
+    noise = torch.randn(1, dtype=DOUBLE, generator=seeded(0))
+    torch.testing.assert_close(action, torch.tanh(0.3 + 0.7 * noise), rtol=1e-15, atol=0)
+
+
 # --- the uniform density --------------------------------------------------------------------------
 
 
