@@ -34,7 +34,7 @@ def check_log_density(function: Callable[[Sequence[float], Sequence[float]], flo
     """Minus the sum of the logs of the widths, on boxes that separate the usual mistakes."""
     # First a box on which no two of the usual mistakes give the same number.
     boxes = {
-        "a box away from zero": ([-3.0, 0.5, -0.1], [-1.0, 0.75, 7.0]),
+        "a box away from zero": ([-3.0, 0.5, -0.1], [-0.5, 0.75, 7.0]),
         "Pendulum's box": ([-2.0], [2.0]),
         "CarRacing's box": ([-1.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
         "5,000 dimensions of width 4": ([-2.0] * 5000, [2.0] * 5000),
@@ -45,11 +45,13 @@ def check_log_density(function: Callable[[Sequence[float], Sequence[float]], flo
         expected = -float(np.log(widths).sum())
         if math.isclose(got, expected, rel_tol=1e-9, abs_tol=1e-12):
             continue
+        first_width_only = -len(low) * float(np.log(widths[0]))
         with np.errstate(over="ignore"):
             likely_mistakes = {
                 -expected: "the sign is turned: a large box has a low density",
                 -len(low) * math.log(2): "this is log(0.5**d), the value for [-1, 1]^d; use the "
                 "bounds",
+                first_width_only: "this uses the first dimension's bounds for all dimensions",
                 -float(np.log(widths / 2).sum()): "this is the half-width; the box is "
                 "high - low wide",
                 float(1 / widths.prod()): "this is the density; its logarithm is asked for",
@@ -149,7 +151,12 @@ def _faulty_samplers() -> Iterator[tuple[str, str, Sampler, tuple[Tensor, Tensor
         lambda n: 2 * fractions(n, 2) - 1,
         last,
     )
-    yield "clipped normal", "its range is right, its shape is not", clipped_normal, wide
+    yield (
+        "clipped normal",
+        "its range is right, its shape is not (or you draw too few actions to see it)",
+        clipped_normal,
+        wide,
+    )
     yield (
         "square root",
         "it fills the range, more densely towards the upper bound",
