@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +20,13 @@ from book.extensions.stored_values import find_source, look_up
 from offline_rl_lib import SAC, pendulum
 from offline_rl_lib.collecting import PENDULUM_SAC
 from offline_rl_lib.data import SHIPPED_DATASETS, TransitionBatch, load_dataset
-from offline_rl_lib.evaluation import EVALUATION_SEEDS, ConstantPolicy, RandomPolicy, evaluate
+from offline_rl_lib.evaluation import (
+    EVALUATION_SEEDS,
+    ConstantPolicy,
+    EvaluationResult,
+    RandomPolicy,
+    evaluate,
+)
 from offline_rl_lib.experiments import RESULTS
 from offline_rl_lib.teaching import check
 
@@ -209,35 +216,38 @@ def test_reference_returns(deviation: Deviation) -> None:
 # ---- Standard errors -----------------------------------------------------------------------------
 
 
-def resampled_error(sample: Array, repetitions: int = 20_000) -> float:
-    rows = np.random.default_rng(7).integers(len(sample), size=(repetitions, len(sample)))
-    return float(sample[rows].mean(axis=1).std())
+@cache
+def fresh_experiments() -> tuple[Array, Array]:
+    """Returns (500, 10) of controller and zero torque: 500 experiments of ten new starts each."""
+    angle, velocity = np.random.default_rng(21).uniform([-np.pi, -1], [np.pi, 1], (5000, 2)).T
+    controller = pendulum.SwingUpController()
+    balanced = simulated(lambda x: controller.act(x)[..., 0], angle, velocity)
+    resting = simulated(lambda x: np.zeros(len(x)), angle, velocity)
+    return balanced.reshape(500, 10), resting.reshape(500, 10)
 
 
-@pytest.mark.proves("eq-standard-error", method="bootstrap over starts")
-@pytest.mark.parametrize("policy", ["random", "controller", "optimum"])
-def test_standard_error_against_the_bootstrap(policy: str, deviation: Deviation) -> None:
-    result = evaluate_like(stored_returns(policy))
-    deviation(abs(resampled_error(stored_returns(policy)) / result - 1), 0.03)
-    forgotten_root = stored_returns(policy).std(ddof=1) / 100
-    assert abs(resampled_error(stored_returns(policy)) / forgotten_root - 1) > 0.03
+@pytest.mark.proves("eq-standard-error", method="scatter of 500 means over fresh starts")
+@pytest.mark.parametrize("policy", [0, 1])
+def test_standard_error_predicts_the_scatter_of_means(policy: int, deviation: Deviation) -> None:
+    experiments = fresh_experiments()[policy]
+    seeds = tuple(range(10))
+    predicted = [EvaluationResult(row, seeds).standard_error for row in experiments]
+    scatter = experiments.mean(axis=1).std(ddof=1)
+    # The scatter of 500 means is itself uncertain by about 3 %.
+    deviation(abs(np.sqrt(np.mean(np.square(predicted))) / scatter - 1), 0.1)
+    forgotten_root = experiments.std(axis=1, ddof=1) / 10
+    assert abs(np.sqrt(np.mean(forgotten_root**2)) / scatter - 1) > 0.1
 
 
-def evaluate_like(returns: Array) -> float:
-    from offline_rl_lib.evaluation import EvaluationResult
-
-    return EvaluationResult(returns=returns, seeds=tuple(EVALUATION_SEEDS)).standard_error
-
-
-@pytest.mark.proves("eq-paired-standard-error", method="spread of the differences; bootstrap")
+@pytest.mark.proves("eq-paired-standard-error", method="scatter of 500 paired differences")
 def test_paired_standard_error(deviation: Deviation) -> None:
-    first, second = stored_returns("controller"), stored_returns("optimum")
-    covariance = np.cov(first, second)
-    formula = math.sqrt((covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]) / 100)
-    deviation(abs(formula - (first - second).std(ddof=1) / 10), 1e-9)
-    deviation(abs(resampled_error(first - second) / formula - 1), 0.03)
-    unpaired = math.sqrt((covariance[0, 0] + covariance[1, 1]) / 100)
-    assert abs(resampled_error(first - second) / unpaired - 1) > 0.03
+    first, second = fresh_experiments()
+    covariance = np.array([np.cov(x, y) for x, y in zip(first, second, strict=True)])
+    separate = covariance[:, 0, 0] + covariance[:, 1, 1]
+    predicted = math.sqrt((separate - 2 * covariance[:, 0, 1]).mean() / 10)
+    scatter = (first - second).mean(axis=1).std(ddof=1)
+    deviation(abs(predicted / scatter - 1), 0.1)
+    assert abs(math.sqrt(separate.mean() / 10) / scatter - 1) > 0.1
 
 
 @pytest.mark.proves("claim-one-episode", method="2,500 other starts, simulated")
@@ -285,7 +295,9 @@ def test_replay_data_are_mixed(deviation: Deviation) -> None:
         deviation(abs(part.mean() - on_the_page(f"ch1-{key}")), 0.51)
     random, optimum = stored_returns("random"), stored_returns("optimum")
     assert returns[:10].mean() < random.mean()
-    assert abs(returns[50:].mean() - optimum.mean()) < 30
+    late_error = returns[50:].std(ddof=1) / math.sqrt(50)
+    deviation(abs(late_error - on_the_page("ch1-late-error")), 0.51)
+    assert abs(returns[50:].mean() - optimum.mean()) < late_error
 
 
 @pytest.mark.proves("claim-narrow-support", method="numpy's histogramdd")
@@ -303,7 +315,14 @@ def test_what_the_narrow_data_leave_open(deviation: Deviation) -> None:
         deviation(abs((count > 0).sum() - on_the_page(f"ch1-boxes-{name}")), 3)
         bands = (count > 0)[visited].sum(axis=-1).mean()
         deviation(abs(bands - on_the_page(f"ch1-bands-{name}")), 0.06)
+    drawn = torch.randperm(len(replay()), generator=torch.Generator().manual_seed(1))[:2000]
+    subset = replay().observation[drawn], replay().action[drawn]
+    own = counts(SimpleNamespace(observation=subset[0], action=subset[1])) > 0
+    own_bands = own.sum(axis=-1)[own.any(axis=-1)].mean()
+    # Another draw of the same size.
+    deviation(abs(own_bands - on_the_page("ch1-own-bands-drawn")), 0.15)
     assert on_the_page("ch1-bands-narrow") < on_the_page("ch1-bands-replay") / 2
+    assert own_bands < few[visited].astype(bool).sum(axis=-1).mean()
     assert on_the_page("ch1-boxes-drawn") < on_the_page("ch1-boxes-narrow")
 
 
@@ -484,6 +503,16 @@ MISTAKES: list[tuple[str, Callable[..., Any], str]] = [
     ),
     ("ex-task-hanging-return", lambda n, g: 7.0, "the angle is pi"),
     (
+        "ex-task-hanging-return",
+        lambda n, g: (8 - math.pi**2) / 8 * np.sum(g ** np.arange(n)),
+        "scaled reward",
+    ),
+    (
+        "ex-task-hanging-return",
+        lambda n, g: -(3.14**2) * np.sum(g ** np.arange(n)),
+        "not as a rounded number",
+    ),
+    (
         "ex-task-td-target",
         lambda r, v, d, t: (r + 8) / 8 + 0.99 * ~(d | t) * v,
         "has a future",
@@ -520,6 +549,11 @@ MISTAKES: list[tuple[str, Callable[..., Any], str]] = [
 def test_solutions_pass(exercise: str, capsys: pytest.CaptureFixture[str]) -> None:
     check(exercise, SOLUTIONS[exercise])
     assert f"{exercise}: passed." in capsys.readouterr().out
+
+
+def test_the_printed_reward_is_precise_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    check("ex-task-hanging-return", lambda n, g: -9.8696 * sum(g**step for step in range(n)))
+    assert "ex-task-hanging-return: passed." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("exercise", sorted(SOLUTIONS))

@@ -19,23 +19,31 @@ def hanging_return(function: Callable[..., Any]) -> str:
         expected = sum(-(math.pi**2) * discount**step for step in range(steps))
         answer = float(call(function, steps, discount))
         where = f"For {steps} steps and discount {discount}"
-        if math.isclose(answer, expected, rel_tol=1e-9):
+        if math.isclose(answer, expected, rel_tol=1e-5):
             continue
-        if math.isclose(answer, -expected, rel_tol=1e-9):
+        if math.isclose(answer, -expected, rel_tol=1e-5):
             raise WrongAnswer(
                 f"{where} the size is right, but rewards are negative: a cost is paid."
             )
-        if math.isclose(answer, discount * expected, rel_tol=1e-9):
+        if math.isclose(answer, discount * expected, rel_tol=1e-5):
             raise WrongAnswer(
                 f"{where} your first reward is already discounted. The powers of the discount "
                 "run from 0 to steps - 1."
             )
-        if discount < 1 and math.isclose(answer, -(math.pi**2) / (1 - discount), rel_tol=1e-9):
+        if discount < 1 and math.isclose(answer, -(math.pi**2) / (1 - discount), rel_tol=1e-5):
             raise WrongAnswer(
                 f"{where} you gave the sum over infinitely many steps. Stop after {steps}."
             )
-        if math.isclose(answer, steps * -(math.pi**2), rel_tol=1e-9):
+        if math.isclose(answer, steps * -(math.pi**2), rel_tol=1e-5):
             raise WrongAnswer(f"{where} you left out the discount: that is the undiscounted sum.")
+        scaled = expected / 8 + sum(discount**step for step in range(steps))
+        if math.isclose(answer, scaled, rel_tol=1e-5):
+            raise WrongAnswer(f"{where} you used the scaled reward; the equation takes r itself.")
+        if math.isclose(answer, expected, rel_tol=1e-2):
+            raise WrongAnswer(
+                f"{where} the return is {expected:.4f}; got {answer:.4f}, which is close. Take pi "
+                "from np.pi, not as a rounded number."
+            )
         raise WrongAnswer(
             f"{where} the return is {expected:.4f}; got {answer:.4f}. Hanging down the angle is "
             "pi, and velocity and torque are zero."
