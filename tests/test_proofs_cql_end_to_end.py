@@ -694,7 +694,7 @@ def test_data_q_and_worth_are_in_opposite_orders(deviation: Deviation) -> None:
     deviation(10 - above["penalty off"], 1)
     deviation(above["CQL"], 0)
     assert {f"{n}" for n in above.values()} == {
-        glued_value("ch5-above-penalty-off"),
+        glued_value("ch5-above-off"),
         glued_value("ch5-above-cql"),
     }
 
