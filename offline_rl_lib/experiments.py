@@ -79,7 +79,7 @@ COMPARISON = Experiment(
     updates=5_000,
     evaluate_every=1_000,
 )
-"""The comparison of chapter 5."""
+"""The comparison of the chapter *CQL end to end*."""
 
 
 def run_once(experiment: Experiment, dataset_name: str, method: str, seed: int) -> dict[str, Any]:

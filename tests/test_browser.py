@@ -15,7 +15,7 @@ from test_site import PAGES
 from offline_rl_lib import TanhNormal
 
 WIDE, PHONE = (1280, 900), (390, 844)
-LIVE_PAGE = "notebooks/02_tanh_normal"
+LIVE_PAGE = "notebooks/04_tanh_normal"
 
 
 class OpenPage:

@@ -283,16 +283,16 @@ def test_values_are_found_by_dotted_keys_positions_and_glue(tmp_path: Path) -> N
     results = tmp_path / "book" / "results"
     results.mkdir(parents=True)
     (results / "runs.json").write_text('{"a.b": {"c": [1, 2.5]}}', encoding="utf-8")
-    glued = {"output_type": "display_data", "metadata": {"scrapbook": {"name": "ch1-x"}}}
+    glued = {"output_type": "display_data", "metadata": {"scrapbook": {"name": "task-x"}}}
     output = {**glued, "data": {"text/plain": ["'0.5000'"]}}
     notebook = {"cells": [{"cell_type": "code", "outputs": [output]}]}
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "01_x.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     assert look_up(find_source(tmp_path, "runs"), "a.b.c.1") == 2.5
-    assert look_up(find_source(tmp_path, "01_x"), "ch1-x") == "0.5000"
+    assert look_up(find_source(tmp_path, "01_x"), "task-x") == "0.5000"
     assert format_value("0.5000", ".1f") == "0.5"
     assert format_value("0.5000", "") == "0.5000"
-    for source, key in (("runs", "a.b.c.2"), ("runs", "a.x"), ("01_x", "ch1-y")):
+    for source, key in (("runs", "a.b.c.2"), ("runs", "a.x"), ("01_x", "task-y")):
         with pytest.raises(UnknownValueError, match="holds no key"):
             look_up(find_source(tmp_path, source), key)
     with pytest.raises(UnknownValueError, match="no stored values named 'none'"):

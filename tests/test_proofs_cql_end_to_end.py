@@ -1,4 +1,4 @@
-"""Proofs of chapter 5, *CQL end to end*, and tests of its exercise checkers.
+"""Proofs of *CQL end to end*, and tests of its exercise checkers.
 
 Formulas are computed a second time in NumPy loops or with torch.distributions, in 64-bit, and
 wrong versions have to fail the same check. Observations are computed again from the stored runs,
@@ -695,8 +695,8 @@ def test_data_q_and_worth_are_in_opposite_orders(deviation: Deviation) -> None:
     deviation(10 - above["penalty off"], 1)
     deviation(above["CQL"], 0)
     assert {f"{n}" for n in above.values()} == {
-        glued_value("ch5-above-off"),
-        glued_value("ch5-above-cql"),
+        glued_value("result-above-off"),
+        glued_value("result-above-cql"),
     }
 
 
@@ -734,14 +734,14 @@ def test_single_episodes_vote_wrongly(deviation: Deviation) -> None:
     for value in bc:
         wrong += int(np.searchsorted(ordered, value))
     share = wrong / (len(cql) * len(bc))
-    glued = glued_value("ch5-wrong-votes")
+    glued = glued_value("result-wrong-votes")
     deviation(abs(share - float(glued.rstrip("%")) / 100), 0.005)
     assert (last_scores("narrow", "CQL") > last_scores("narrow", "BC")).all()
 
 
 def glued_value(key: str) -> str:
     """A number that the chapter's prose quotes."""
-    path = RESULTS.parents[1] / "notebooks" / "05_cql_end_to_end.ipynb"
+    path = RESULTS.parents[1] / "notebooks" / "13_cql_end_to_end.ipynb"
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             glued = output.get("metadata", {}).get("scrapbook", {})

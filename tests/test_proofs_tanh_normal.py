@@ -23,7 +23,7 @@ from offline_rl_lib.teaching import check
 Deviation = Callable[..., None]
 
 DOUBLE = torch.float64
-CHAPTER = Path(__file__).parent.parent / "notebooks" / "02_tanh_normal.ipynb"
+CHAPTER = Path(__file__).parent.parent / "notebooks" / "04_tanh_normal.ipynb"
 BOXES = [(-1.0, 1.0), (-2.0, 2.0), (0.0, 5.0)]
 
 

@@ -1,4 +1,4 @@
-"""Proofs of chapter 1, "The task and the data", and tests of its exercise checkers."""
+"""Proofs of "The task and the data", and tests of its exercise checkers."""
 
 from __future__ import annotations
 
@@ -202,15 +202,15 @@ def test_reference_returns(deviation: Deviation) -> None:
     balanced = simulated(lambda observation: controller.act(observation)[..., 0], *start_states())
     for name, returns in (("zero_torque", resting), ("controller", balanced)):
         deviation(np.abs(returns - stored_returns(name)).max(), 0.05)
-        deviation(abs(returns.mean() - on_the_page(f"ch1-{name}")), 0.1)
+        deviation(abs(returns.mean() - on_the_page(f"task-{name}")), 0.1)
     drawn = simulated(lambda observation: random.uniform(-2, 2, len(observation)), *start_states())
     noise = math.sqrt(2) * (drawn - stored_returns("random")).std() / math.sqrt(2 * 100)
-    deviation(abs(drawn.mean() - on_the_page("ch1-random")), 4 * noise)
+    deviation(abs(drawn.mean() - on_the_page("task-random")), 4 * noise)
     angle, velocity = (torch.from_numpy(x) for x in start_states())
     coarse = pendulum.optimal_policy(pendulum.QUICK_GRID)
     promised = coarse.values(angle, velocity).mean().item()
-    deviation(abs(promised - on_the_page("ch1-optimum")), 4.0)
-    assert on_the_page("ch1-controller") < on_the_page("ch1-optimum") < 0
+    deviation(abs(promised - on_the_page("task-optimum")), 4.0)
+    assert on_the_page("task-controller") < on_the_page("task-optimum") < 0
 
 
 # ---- Standard errors -----------------------------------------------------------------------------
@@ -255,9 +255,9 @@ def test_one_episode_tells_almost_nothing(deviation: Deviation) -> None:
     angle, velocity = pendulum.start_states(50)
     returns = pendulum.simulate(pendulum.SwingUpController(), angle, velocity).numpy()
     # The spread of 100 starts is itself uncertain by about 7 %.
-    deviation(abs(on_the_page("ch1-spread") / returns.std() - 1), 0.2)
+    deviation(abs(on_the_page("task-spread") / returns.std() - 1), 0.2)
     tens = np.random.default_rng(3).permutation(returns).reshape(250, 10).mean(axis=1)
-    deviation(abs(on_the_page("ch1-error-10") / tens.std() - 1), 0.2)
+    deviation(abs(on_the_page("task-error-10") / tens.std() - 1), 0.2)
 
 
 @pytest.mark.proves("claim-pairing", method="bootstrap with separate and with paired starts")
@@ -266,9 +266,9 @@ def test_pairing_pays(deviation: Deviation) -> None:
     rows, others = np.random.default_rng(11).integers(100, size=(2, 20_000, 100))
     paired = (first - second)[rows].mean(axis=1)
     separate = first[rows].mean(axis=1) - second[others].mean(axis=1)
-    deviation(abs(paired.std() / on_the_page("ch1-paired") - 1), 0.05)
-    deviation(abs(separate.std() / on_the_page("ch1-unpaired") - 1), 0.05)
-    deviation(abs(paired.mean() - on_the_page("ch1-difference")), 0.2)
+    deviation(abs(paired.std() / on_the_page("task-paired") - 1), 0.05)
+    deviation(abs(separate.std() / on_the_page("task-unpaired") - 1), 0.05)
+    deviation(abs(paired.mean() - on_the_page("task-difference")), 0.2)
     low, high = np.quantile(paired, [0.025, 0.975])
     assert high < 0, "paired starts tell the two policies apart"
     low, high = np.quantile(separate, [0.025, 0.975])
@@ -292,11 +292,11 @@ def test_replay_data_are_mixed(deviation: Deviation) -> None:
     returns = returns_from_disk("pendulum/replay-v0")
     assert len(returns) == 100
     for key, part in (("early", returns[:10]), ("late", returns[50:]), ("all", returns)):
-        deviation(abs(part.mean() - on_the_page(f"ch1-{key}")), 0.51)
+        deviation(abs(part.mean() - on_the_page(f"task-{key}")), 0.51)
     random, optimum = stored_returns("random"), stored_returns("optimum")
     assert returns[:10].mean() < random.mean()
     late_error = returns[50:].std(ddof=1) / math.sqrt(50)
-    deviation(abs(late_error - on_the_page("ch1-late-error")), 0.51)
+    deviation(abs(late_error - on_the_page("task-late-error")), 0.51)
     assert abs(returns[50:].mean() - optimum.mean()) < late_error
 
 
@@ -312,18 +312,18 @@ def test_what_the_narrow_data_leave_open(deviation: Deviation) -> None:
     visited = few.sum(axis=-1) > 0
     for name, count in (("replay", many), ("narrow", few)):
         # A value on the edge of a bin may fall to either side in single and double precision.
-        deviation(abs((count > 0).sum() - on_the_page(f"ch1-boxes-{name}")), 3)
+        deviation(abs((count > 0).sum() - on_the_page(f"task-boxes-{name}")), 3)
         bands = (count > 0)[visited].sum(axis=-1).mean()
-        deviation(abs(bands - on_the_page(f"ch1-bands-{name}")), 0.06)
+        deviation(abs(bands - on_the_page(f"task-bands-{name}")), 0.06)
     drawn = torch.randperm(len(replay()), generator=torch.Generator().manual_seed(1))[:2000]
     subset = replay().observation[drawn], replay().action[drawn]
     own = counts(SimpleNamespace(observation=subset[0], action=subset[1])) > 0
     own_bands = own.sum(axis=-1)[own.any(axis=-1)].mean()
     # Another draw of the same size.
-    deviation(abs(own_bands - on_the_page("ch1-own-bands-drawn")), 0.15)
-    assert on_the_page("ch1-bands-narrow") < on_the_page("ch1-bands-replay") / 2
+    deviation(abs(own_bands - on_the_page("task-own-bands-drawn")), 0.15)
+    assert on_the_page("task-bands-narrow") < on_the_page("task-bands-replay") / 2
     assert own_bands < few[visited].astype(bool).sum(axis=-1).mean()
-    assert on_the_page("ch1-boxes-drawn") < on_the_page("ch1-boxes-narrow")
+    assert on_the_page("task-boxes-drawn") < on_the_page("task-boxes-narrow")
 
 
 # ---- Scaled rewards ------------------------------------------------------------------------------
@@ -439,7 +439,7 @@ def test_the_loop_values_by_bisection(discount: float, deviation: Deviation) -> 
     deviation(abs(fixed_point(terminated | truncated) - cut), 1e-8, label="eq-cut-loop-value")
     assert abs(fixed_point(terminated | truncated) - whole) > 1e-8
     if discount == 0.99:
-        assert abs(cut - on_the_page("ch1-loop-cut")) < 0.051
+        assert abs(cut - on_the_page("task-loop-cut")) < 0.051
 
 
 def counted_values(data: Any, ended: Array, cells: int = 30) -> float:
@@ -467,8 +467,8 @@ def test_cutting_at_the_time_limit_lowers_values(deviation: Deviation) -> None:
     late = replay().select_episodes(range(50, 100))
     terminated, truncated = late.terminated.numpy(), late.truncated.numpy()
     right, cut = counted_values(late, terminated), counted_values(late, terminated | truncated)
-    deviation(abs(right - on_the_page("ch1-upright-1")), 4.0)
-    deviation(abs(cut - on_the_page("ch1-upright-3")), 4.0)
+    deviation(abs(right - on_the_page("task-upright-1")), 4.0)
+    deviation(abs(cut - on_the_page("task-upright-3")), 4.0)
     assert right - cut > 20
 
 

@@ -1,4 +1,4 @@
-"""Proofs of chapter 3, *The uniform log-density*, and tests of its exercise checkers.
+"""Proofs of *The uniform log-density*, and tests of its exercise checkers.
 
 Each proof is by another method than the library's, and each also shows that a wrong version that
 was published somewhere does not pass the same check.

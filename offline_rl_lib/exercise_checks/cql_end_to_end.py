@@ -1,4 +1,4 @@
-"""Checkers of chapter 5, *CQL end to end*."""
+"""Checkers of *CQL end to end*."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkers of chapter 1, "The task and the data"."""
+"""Checkers of "The task and the data"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkers of chapter 3, *The uniform log-density*."""
+"""Checkers of *The uniform log-density*."""
 
 from __future__ import annotations
 
