@@ -12,7 +12,8 @@ from offline_rl_lib.widgets import TanhNormalFigure
 def test_the_figure_carries_its_source_and_no_address() -> None:
     figure = TanhNormalFigure(mean=0.25, std=1.0, low=-1.0, high=3.0, probe=0.0)
     state = figure.get_state()
-    assert "export default { render }" in state["_esm"]
+    assert "function liveFigure(" in state["_esm"]
+    assert "export default liveFigure(" in state["_esm"]
     assert (state["mean"], state["std"], state["low"], state["high"]) == (0.25, 1.0, -1.0, 3.0)
     assert repr(figure) == "TanhNormalFigure(mean=0.25, std=1, low=-1, high=3, probe=0)"
 

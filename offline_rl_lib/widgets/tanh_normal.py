@@ -1,24 +1,19 @@
-"""A movable picture of the tanh-normal density on an action box.
-
-The drawing and its numbers are computed in the browser, so they also work on a built page that
-has no Python behind it. The site's tests compare those numbers with `TanhNormal`.
-"""
+"""A movable picture of the tanh-normal density on an action box."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import traitlets
-from anywidget import AnyWidget
 
 from offline_rl_lib.densities import TanhNormal
+from offline_rl_lib.widgets.live_figure import LiveFigure, source
 
 SMALLEST_BOX = 0.2
 
 
-class TanhNormalFigure(AnyWidget):
+class TanhNormalFigure(LiveFigure):
     """Sliders for mean, std, low and high, the density they give, and a probe to read it with.
 
     Args:
@@ -32,7 +27,8 @@ class TanhNormalFigure(AnyWidget):
         traitlets.TraitError: a value is outside its range, or the box is reversed or too small.
     """
 
-    _esm = Path(__file__).with_suffix(".js")
+    _esm = source("tanh_normal")
+    sliders = ("mean", "std", "low", "high", "probe")
 
     mean = traitlets.Float(0.0, min=-2.0, max=2.0).tag(sync=True)
     std = traitlets.Float(0.5, min=0.1, max=2.0).tag(sync=True)
@@ -70,11 +66,4 @@ class TanhNormalFigure(AnyWidget):
             torch.tensor([self.std], dtype=torch.float64),
             torch.tensor([self.low], dtype=torch.float64),
             torch.tensor([self.high], dtype=torch.float64),
-        )
-
-    def __repr__(self) -> str:
-        """Show the settings only: a stored output must not hold an object's address."""
-        return (
-            f"TanhNormalFigure(mean={self.mean:g}, std={self.std:g}, "
-            f"low={self.low:g}, high={self.high:g}, probe={self.probe:g})"
         )
