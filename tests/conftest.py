@@ -210,3 +210,43 @@ def browser() -> Iterator[Any]:
         )
         yield running
         running.close()
+
+
+class OpenPage:
+    """A page of the site opened over file:// while the browser is offline."""
+
+    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
+        self.context = browser.new_context(offline=True, **settings)
+        self.context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
+        self.page = self.context.new_page()
+        self.problems: list[str] = []
+        self.page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
+        self.page.on("requestfailed", lambda request: self.problems.append(f"load: {request.url}"))
+        self.page.on(
+            "console",
+            lambda message: (
+                self.problems.append(f"console: {message.text}")
+                if message.type in ("error", "warning")
+                else None
+            ),
+        )
+        self.page.goto(path.as_uri())
+        if settings.get("java_script_enabled") is False:
+            return
+        # MathJax says when it has finished; pages without mathematics do not load it.
+        self.page.evaluate("() => window.MathJax?.startup?.promise")
+        if self.page.locator('script[type="application/vnd.jupyter.widget-view+json"]').count():
+            self.page.wait_for_selector(".live-figure", state="attached")
+
+
+@pytest.fixture
+def open_page(browser: Any, site: Path) -> Iterator[Any]:
+    opened: list[OpenPage] = []
+
+    def open_one(name: str, **settings: Any) -> OpenPage:
+        opened.append(OpenPage(browser, site / f"{name}.html", **settings))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.context.close()
