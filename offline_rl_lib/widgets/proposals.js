@@ -113,9 +113,13 @@ export default liveFigure({
     };
   },
 
-  axes: () => ({
+  axes: ({ weight }, { proposals }) => ({
     x: { from: LOW, to: HIGH, label: "torque a (N m)" },
-    y: { from: -4, to: 8, label: "Q (scaled return)" },
+    y: {
+      from: Math.min(-3, ...proposals.map(({ action, share }) => q(action) - weight * share - 0.5)),
+      to: Math.max(6, q(DATA_ACTION) + weight + 0.5),
+      label: "Q (scaled return)",
+    },
   }),
 
   draw(plot, { weight }, { numbers, proposals }) {
