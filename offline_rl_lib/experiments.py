@@ -31,9 +31,9 @@ from offline_rl_lib.agent import Agent, AgentSettings
 from offline_rl_lib.bc import BC, BCSettings
 from offline_rl_lib.cql import CQL, CQLSettings
 from offline_rl_lib.data import load_dataset
+from offline_rl_lib.dynamic_programming import store_reference_returns
 from offline_rl_lib.evaluation import EVALUATION_SEEDS, evaluate
 from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
-from offline_rl_lib.pendulum import store_reference_returns
 from offline_rl_lib.progress import progress
 from offline_rl_lib.training import train
 

@@ -20,6 +20,7 @@ from book.extensions.stored_values import find_source, look_up
 from offline_rl_lib import SAC, pendulum
 from offline_rl_lib.collecting import PENDULUM_SAC
 from offline_rl_lib.data import SHIPPED_DATASETS, TransitionBatch, load_dataset
+from offline_rl_lib.dynamic_programming import QUICK_GRID, optimal_policy
 from offline_rl_lib.evaluation import (
     EVALUATION_SEEDS,
     ConstantPolicy,
@@ -207,8 +208,8 @@ def test_reference_returns(deviation: Deviation) -> None:
     noise = math.sqrt(2) * (drawn - stored_returns("random")).std() / math.sqrt(2 * 100)
     deviation(abs(drawn.mean() - on_the_page("task-random")), 4 * noise)
     angle, velocity = (torch.from_numpy(x) for x in start_states())
-    coarse = pendulum.optimal_policy(pendulum.QUICK_GRID)
-    promised = coarse.values(angle, velocity).mean().item()
+    coarse = optimal_policy(QUICK_GRID)
+    promised = coarse.value(angle, velocity).mean().item()
     deviation(abs(promised - on_the_page("task-optimum")), 4.0)
     assert on_the_page("task-controller") < on_the_page("task-optimum") < 0
 
