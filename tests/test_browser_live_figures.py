@@ -6,16 +6,18 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 
-from offline_rl_lib import TanhNormal, log_mean_exp_q
+from offline_rl_lib import TanhNormal, log_mean_exp_q, tabular
 
 FIGURES = {
     "tanh-normal": "notebooks/04_tanh_normal",
     "proposals": "notebooks/06_logsumexp_penalty",
     "target-filter": "notebooks/11_target_networks",
+    "tabular-bound": "notebooks/14_theorems",
 }
 """CSS class of each live figure, and the page that it stands on."""
 
@@ -286,3 +288,39 @@ def test_target_follows_as_lerp_does(live: LiveFigure, place: int, rate: float) 
         assert (1 - rate) ** live.number("halfLife") == pytest.approx(0.5)
     live.move("noise", 0)
     assert live.number("target") == pytest.approx(clean, abs=1e-9)
+
+
+# ---- The bound on the grid world ---------------------------------------------------------------
+
+
+@on("tabular-bound")
+@pytest.mark.parametrize("push_up", [0, 1])
+@pytest.mark.parametrize(
+    ("weight", "lean", "discount"), [(0.0, 1.0, 0.8), (0.75, 0.0, 0.5), (2.0, 3.25, 0.95)]
+)
+def test_bound_agrees_with_the_library(
+    live: LiveFigure, weight: float, lean: float, discount: float, push_up: int
+) -> None:
+    for name, value in (
+        ("weight", weight), ("push_up", push_up), ("lean", lean), ("discount", discount)
+    ):  # fmt: skip
+        live.move(name, value)
+    world = tabular.grid_world(discount)
+    leaning = np.log(world.behaviour) + lean * tabular.policy_q(world.mdp, world.behaviour)
+    policy = tabular.soft_policy(leaning)
+    truth = tabular.policy_q(world.mdp, policy)
+    up = world.behaviour if push_up else None
+    lower = tabular.penalised_q(world.mdp, policy, world.behaviour, weight, policy, up)
+    gap = tabular.values(truth, policy) - tabular.values(lower, policy)
+    assert live.data("value") == pytest.approx(tabular.values(truth, policy).tolist(), abs=1e-9)
+    assert live.data("bound") == pytest.approx(tabular.values(lower, policy).tolist(), abs=1e-9)
+    assert live.number("below") == (gap >= -1e-9).sum()
+    assert live.number("above") == (lower - truth > 1e-9).sum()
+
+
+@on("tabular-bound")
+def test_the_grid_worlds_own_policy_is_the_one_that_leans_by_one(live: LiveFigure) -> None:
+    world = tabular.grid_world()
+    own = tabular.values(tabular.policy_q(world.mdp, world.policy), world.policy)
+    assert (live.number("lean"), live.number("discount")) == (1, world.mdp.discount)
+    assert live.number("start") == pytest.approx(own[world.start], abs=1e-9)
