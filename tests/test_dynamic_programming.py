@@ -211,16 +211,14 @@ def test_policy_values_are_discounted_returns() -> None:
 def test_the_value_of_a_torque_is_one_step_and_then_the_policy() -> None:
     controller = SwingUpController()
     values = policy_q(controller, QUICK_GRID)
-    # Close to upright the controller is linear and nothing jumps.
-    angle, velocity = torch.tensor([0.2, -0.3]).double(), torch.tensor([0.0, 0.5]).double()
-    torque = torch.tensor([[0.5, 1.0], [-2.0, -1.0]]).double()
+    angle, velocity = (2 * x for x in start_states(20))
+    torque = torch.where(angle * velocity > 0, 2.0, -2.0).double()  # pushes it faster
     next_angle, next_velocity, reward = step(angle, velocity, torque)
-    starts = next_angle.flatten(), next_velocity.flatten()
-    rest = simulate(controller, *starts, steps=500, discount=0.99).reshape(2, 2)
-    gap = values.q(angle, velocity, torque) - (reward + 0.99 * rest)
-    assert gap.abs().max() < 0.2
-    # The torques differ by more than that.
-    assert (rest[0] - rest[1]).abs().min() > 0.5
+    rest = simulate(controller, next_angle, next_velocity, steps=500, discount=0.99)
+    achieved = reward + 0.99 * rest
+    assert (values.q(angle, velocity, torque) - achieved).abs().median() < 0.3
+    # The value of the state, where the controller takes the first torque too, is something else.
+    assert (values.value(angle, velocity) - achieved).abs().median() > 0.6
 
 
 def test_the_bonus_is_paid_in_every_state_reached() -> None:
