@@ -164,10 +164,11 @@ class TanhNormal:
         were that far inside, so that data recorded at a bound has a finite score and gradient.
 
         Args:
-            action: shape ``(..., d)``, in the environment's units, inside the box.
+            action: in the environment's units, inside the box. Its shape broadcasts with that of
+                the mean, ``(..., d)``; samples stand in front, ``(N, B, d)`` for a mean ``(B, d)``.
 
         Returns:
-            Shape ``(...)``.
+            The broadcast shape without ``d``.
 
         Raises:
             ValueError: an action lies outside the box, is NaN, or has another dimension.
@@ -177,11 +178,12 @@ class TanhNormal:
             raise ValueError(
                 f"Actions must have shape (..., {self.low.shape[0]}); got {tuple(action.shape)}."
             )
-        if not ((action >= self.low) & (action <= self.high)).all():
-            outside = ~((action >= self.low) & (action <= self.high)).all(dim=-1)
-            example = action[outside].reshape(-1, self.low.shape[0])[0].tolist()
+        outside = ~((action >= self.low) & (action <= self.high))  # so that NaN is outside
+        if outside.any():
+            rows = outside.any(dim=-1)
+            example = action[rows].reshape(-1, self.low.shape[0])[0].tolist()
             raise ValueError(
-                f"{int(outside.sum())} action(s) lie outside the box low={self.low.tolist()}, "
+                f"{int(rows.sum())} action(s) lie outside the box low={self.low.tolist()}, "
                 f"high={self.high.tolist()}; the first is {example}. Actions are expected in "
                 "the environment's units."
             )

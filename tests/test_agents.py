@@ -363,6 +363,23 @@ def test_uniform_proposals_reach_every_edge_of_the_box() -> None:
         torch.testing.assert_close(edge.float().mean(0), torch.full((3,), 0.02), rtol=0, atol=5e-3)
 
 
+def test_sac_critic_loss_is_the_sum_of_both_mean_squared_errors() -> None:
+    agent, batch = make("SAC"), make_batch(7)
+    target = make("SAC").td_target(batch)
+    loss, metrics = agent.critic_loss(batch)
+    errors = [
+        sum(
+            (plain_q(agent.critic, which, batch.observation[b], batch.action[b]) - target[b].item())
+            ** 2
+            for b in range(7)
+        )
+        / 7
+        for which in (0, 1)
+    ]
+    assert loss.item() == pytest.approx(sum(errors), rel=1e-5)
+    assert metrics["td_loss"].item() == pytest.approx(sum(errors) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_critic_loss_is_td_error_plus_weighted_penalty(temperature: float) -> None:
     agent = make("CQL", penalty_weight=3.0, penalty_temperature=temperature)
@@ -385,6 +402,12 @@ def test_critic_loss_is_td_error_plus_weighted_penalty(temperature: float) -> No
             expected_loss += ((data_q - target[b].item()) ** 2 + 3.0 * penalty) / 8
     assert loss.item() == pytest.approx(expected_loss, rel=1e-4)
     assert metrics["penalty"].item() == pytest.approx(np.mean(penalties), rel=1e-4)
+
+
+def test_one_proposal_per_source_is_enough_to_train() -> None:
+    agent = make("CQL", num_proposals=1)
+    assert agent.proposals(make_batch(4))[0].shape == (4, 3, 3)
+    assert math.isfinite(agent.update(make_batch())["penalty"])
 
 
 def test_the_penalty_lowers_unseen_actions_relative_to_the_data() -> None:
