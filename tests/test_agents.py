@@ -575,6 +575,14 @@ def assert_refused(agent: Agent, path: Path, message: str) -> None:
     assert_same_bits(bits(agent), before)
 
 
+def test_the_parts_of_a_checkpoint_keep_their_names() -> None:
+    """Other names could not read the checkpoints that readers have stored."""
+    state = make("CQL")._state()
+    assert set(state["modules"]) == {"policy", "critic", "target_critic", "log_temperature"}
+    assert set(state["optimisers"]) == {"policy", "critic", "temperature"}
+    assert set(make("BC")._state()["modules"]) == {"policy"}
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no checkpoint at"):
         make("SAC").load(tmp_path / "nothing.pt")
