@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +65,9 @@ class Experiment:
     updates: int
     evaluate_every: int
 
+
+Run = Callable[[Experiment, str, str, int], dict[str, Any]]
+"""Makes one run of an experiment from dataset, method and seed; returns what JSON can hold."""
 
 COMPARISON = Experiment(
     name="comparison",
@@ -148,10 +151,24 @@ def load_runs(path: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def run_experiment(experiment: Experiment, directory: Path = RESULTS, jobs: int = -1) -> None:
+def run_experiment(
+    experiment: Experiment,
+    directory: Path = RESULTS,
+    jobs: int = -1,
+    *,
+    run: Run | None = None,
+    summarise: Callable[[Experiment, Path], None] | None = None,
+) -> None:
     """Make every run of an experiment that is not stored yet, then write the summary.
 
     A run that fails is reported and does not lose the others.
+
+    Args:
+        experiment: the grid of runs.
+        directory: where its files lie.
+        jobs: processes; -1 uses every core.
+        run: makes one run from experiment, dataset, method and seed; :func:`run_once` if left out.
+        summarise: writes the summary; :func:`write_summary` if left out.
     """
     path = directory / f"{experiment.name}.jsonl"
     stored = load_runs(path) if path.exists() else []
@@ -165,14 +182,14 @@ def run_experiment(experiment: Experiment, directory: Path = RESULTS, jobs: int 
     # One thread per process: the cores are shared by the runs, not by the threads of one run.
     os.environ["OFFLINE_RL_PROGRESS"], bars = "0", os.environ.get("OFFLINE_RL_PROGRESS", "1")
     runs = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_run_or_report)(experiment, *key) for key in missing
+        delayed(_run_or_report)(run or run_once, experiment, *key) for key in missing
     )
     os.environ["OFFLINE_RL_PROGRESS"] = bars
-    for run in progress(runs, total=len(missing), description=experiment.name):
-        if run is not None:
+    for finished in progress(runs, total=len(missing), description=experiment.name):
+        if finished is not None:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(run) + "\n")
-    write_summary(experiment, directory)
+                file.write(json.dumps(finished) + "\n")
+    (summarise or write_summary)(experiment, directory)
 
 
 def write_summary(experiment: Experiment, directory: Path = RESULTS) -> None:
@@ -234,10 +251,10 @@ def _is_stored(key: dict[str, Any], stored: Sequence[dict[str, Any]]) -> bool:
 
 
 def _run_or_report(
-    experiment: Experiment, dataset: str, method: str, seed: int
+    run: Run, experiment: Experiment, dataset: str, method: str, seed: int
 ) -> dict[str, Any] | None:
     try:
-        return run_once(experiment, dataset, method, seed)
+        return run(experiment, dataset, method, seed)
     except Exception:
         print(f"The run {dataset}, {method}, seed {seed} failed:", file=sys.stderr)
         traceback.print_exc()
@@ -250,3 +267,6 @@ if __name__ == "__main__":
     jobs = parser.parse_args().jobs
     store_reference_returns(RESULTS / "reference_returns.json")
     run_experiment(COMPARISON, jobs=jobs)
+    from offline_rl_lib import failure  # It imports this module, so it cannot come first.
+
+    failure.make_results(jobs=jobs)
