@@ -163,7 +163,8 @@ def penalised_q(
     ratio = density_ratio(push_down, behaviour)
     if push_up is not None:
         ratio = ratio - density_ratio(push_up, behaviour)
-    return policy_q(MDP(mdp.reward - alpha_cql * ratio, mdp.transition, mdp.discount), policy)
+    reward = mdp.reward - alpha_cql * ratio
+    return policy_q(MDP(reward, mdp.transition, mdp.discount), policy)
 
 
 def chi_square(policy: Array, behaviour: Array) -> Array:
