@@ -1,9 +1,9 @@
 """The long runs behind the book's figures: datasets x methods x seeds, stored run by run.
 
 ``python -m offline_rl_lib.experiments`` re-makes ``book/results/comparison.jsonl``, its summary
-``comparison.json`` and ``reference_returns.json``. Each finished run is one line, written at once;
-a run that is already there with the same settings and the same dataset is not repeated, so the
-command can be interrupted and started again.
+``comparison.json``, ``reference_returns.json``, and the ground truth. Each finished run is one
+line, written at once; a run that is already there with the same settings and the same dataset is
+not repeated, so the command can be interrupted and started again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from offline_rl_lib.agent import Agent, AgentSettings
 from offline_rl_lib.bc import BC, BCSettings
 from offline_rl_lib.cql import CQL, CQLSettings
 from offline_rl_lib.data import load_dataset
-from offline_rl_lib.dynamic_programming import store_reference_returns
+from offline_rl_lib.dynamic_programming import store_ground_truth, store_reference_returns
 from offline_rl_lib.evaluation import EVALUATION_SEEDS, evaluate
 from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
 from offline_rl_lib.progress import progress
@@ -266,6 +266,7 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 uses every core")
     jobs = parser.parse_args().jobs
     store_reference_returns(RESULTS / "reference_returns.json")
+    store_ground_truth(RESULTS)
     run_experiment(COMPARISON, jobs=jobs)
     from offline_rl_lib import failure  # It imports this module, so it cannot come first.
 
