@@ -420,9 +420,9 @@ def store_landscapes(
 
 
 def _digits(values: Tensor | npt.NDArray[np.floating]) -> Any:
-    """Nested lists with four significant digits."""
+    """Nested lists with five significant digits."""
     array = np.asarray(values, dtype=np.float64)
-    rounded = [float(f"{value:.4g}") for value in array.ravel()]
+    rounded = [float(f"{value:.5g}") for value in array.ravel()]
     return np.array(rounded).reshape(array.shape).tolist()
 
 
