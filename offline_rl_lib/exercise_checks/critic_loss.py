@@ -50,7 +50,10 @@ def check_decision(answer: Any) -> str:
         where = f"share={list(share)}, reward={list(reward)}"
         given = _number(call(answer, list(share), list(reward)), where)
         mistakes = [
-            (expected / 2, "Half of it. With equal Q each p is 1/2; and w/2 is the paper's weight."),
+            (
+                expected / 2,
+                "Half of it. With equal Q each p is 1/2; and w/2 is the paper's weight.",
+            ),
             (-expected, "The sign is turned: the weight must be positive."),
             (expected / 4, "A quarter of it: the factors 2 of w/2 and of p = 1/2 are missing."),
             (4 * advantage / (share[0] - share[1]), "p is divided by beta, so 1 / beta counts."),
