@@ -91,7 +91,7 @@ def show_trace(statements: Sequence[Statement]) -> None:
 def describe(value: Any) -> str:
     """Say in one line what a value is; floats have three decimals."""
     if isinstance(value, Tensor):
-        return f"{tuple(value.shape)!s:12} {_content(value)}"
+        return f"{tuple(value.shape)!s:13} {_content(value)}"
     if isinstance(value, float):
         return _decimals(value)
     return str(value) if isinstance(value, (int, str)) else type(value).__name__

@@ -165,10 +165,10 @@ def test_parts_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         [
             "```python",
             "x = ...",
-            '#   x["a"].left      (2,)         1.000 1.000',
+            '#   x["a"].left      (2,)          1.000 1.000',
             '#   x["a"].right[0]  3',
             '#   x["a"].right[1]  text',
-            '#   x["b"][0]        (4,)         mean 0.500, from -1.000 to 2.000',
+            '#   x["b"][0]        (4,)          mean 0.500, from -1.000 to 2.000',
             "```",
         ]
     )
@@ -180,8 +180,8 @@ def test_parts_are_shown_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         (-0.0001, "0.000"),
         (2.0, "2.000"),
         (True, "True"),
-        (torch.tensor(-0.00001), "()           0.000"),
-        (torch.tensor([True, False, True, True]), "(4,)         mean 0.750, from 0.000 to 1.000"),
+        (torch.tensor(-0.00001), "()            0.000"),
+        (torch.tensor([True, False, True, True]), "(4,)          mean 0.750, from 0.000 to 1.000"),
         (object(), "object"),
     ],
 )
