@@ -359,6 +359,7 @@ class Book:
     def _notebooks(self) -> bool:
         return self._pytest(
             *("--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "--timeout=400"),
+            "--dist=loadscope",  # The cells of a notebook share one kernel, so they stay together.
             *("--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "-W", "default", "notebooks"),
         )
 
@@ -370,7 +371,11 @@ class Book:
         return self.build() and bool(tests) and self._pytest(*tests)
 
     def _pytest(self, *arguments: str | Path) -> bool:
-        return self.environment.call("-m", "pytest", *arguments, OFFLINE_RL_PROGRESS="0")
+        # One process per core and one thread per process. What is named last wins.
+        spread = ("--numprocesses=auto", "--dist=worksteal")
+        return self.environment.call(
+            *("-m", "pytest", *spread, *arguments), OFFLINE_RL_PROGRESS="0", OMP_NUM_THREADS="1"
+        )
 
     def lab(self, extra: Sequence[str]) -> int:
         """Open the notebooks in JupyterLab; further arguments go to it."""
@@ -404,11 +409,31 @@ class Book:
 
     def ledger(self) -> int:
         """Run the tests that prove equations and claims, and store what they measured."""
-        return self._inside("-m", "pytest", "tests", "-q", "-m", "proves", "--write-ledger")
+        self.environment.set_up(self.newest)
+        return 0 if self._pytest("tests", "-q", "-m", "proves", "--write-ledger") else 1
+
+    def mutants(self, names: Sequence[str]) -> int:
+        """Change the library's mathematics in small ways and count what the tests notice.
+
+        The settings stand in pyproject.toml. An interrupted run goes on where it stopped.
+        """
+        if WINDOWS:
+            raise Problem("Mutation testing needs fork, which Windows lacks. Use WSL.")
+        self.environment.set_up(self.newest)
+        variables = {"OMP_NUM_THREADS": "1", "OFFLINE_RL_PROGRESS": "0"}
+        ran = self.environment.call("-m", "mutmut", "run", *names, **variables)
+        self.environment.call("-m", "mutmut", "results")
+        counted = self.environment.call("-m", "mutmut", "export-cicd-stats")
+        if not ran or not counted:
+            return 1
+        stored = self.root / "mutants" / "mutmut-cicd-stats.json"
+        counts = json.loads(stored.read_text(encoding="utf-8"))
+        say(f"{counts['killed']} of {counts['total']} changes noticed, {counts['survived']} not.")
+        return 0
 
     def clean(self, everything: bool) -> int:
         """Remove what was built and cached; with `everything` the environment too."""
-        names = ["_build", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"]
+        names = ["_build", "mutants", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"]
         if everything:
             names.append(".venv")
         for name in names:
@@ -496,6 +521,8 @@ def parser() -> argparse.ArgumentParser:
     add("data", "make the datasets again")
     add("results", "make the stored results again")
     add("ledger", "run the proof tests and store what they measured")
+    names = add("mutants", "change the library in small ways and count what the tests notice")
+    names.add_argument("names", nargs="*", metavar="name")
     clean = add("clean", "remove what was built")
     clean.add_argument("--all", action="store_true", dest="everything", help=".venv as well")
     return top

@@ -33,7 +33,7 @@ def text_files() -> dict[str, str]:
     )
     names = listing.stdout.split("\0")
     if listing.returncode:  # A downloaded archive has no git.
-        skipped = {".venv", "_build", ".git"}
+        skipped = {".venv", "_build", "mutants", ".git"}
         found = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
         names = [path.as_posix() for path in found if not skipped & set(path.parts)]
     paths = [Path(name) for name in names if name and "vendor" not in Path(name).parts]

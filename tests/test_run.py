@@ -418,6 +418,27 @@ def test_stages_after_a_failed_one_still_run(
     ]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="mutation testing needs fork")
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_mutants_are_counted_when_the_run_ends_well(
+    book: run.Book,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ends_well: bool,
+) -> None:
+    def call(*arguments: str, **_: str) -> bool:
+        if arguments[2] == "export-cicd-stats":
+            (book.root / "mutants").mkdir()
+            counts = {"total": 20, "killed": 19, "survived": 1}
+            stored = book.root / "mutants" / "mutmut-cicd-stats.json"
+            stored.write_text(json.dumps(counts), encoding="utf-8")
+        return ends_well or arguments[2] != "run"
+
+    monkeypatch.setattr(book.environment, "call", call)
+    assert book.mutants([]) == (0 if ends_well else 1)
+    assert ("19 of 20 changes noticed, 1 not." in capsys.readouterr().out) is ends_well
+
+
 def test_every_lint_tool_runs_though_the_first_finds_something(
     book: run.Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
