@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from offline_rl_lib import CQL, CQLSettings, cql_penalty
-from offline_rl_lib.data import TransitionBatch
+from offline_rl_lib.data import TransitionBatch, load_dataset
+from offline_rl_lib.dynamic_programming import load_optimal_q
+from offline_rl_lib.experiments import RESULTS
+from offline_rl_lib.pendulum import state_of
 from offline_rl_lib.teaching import check
 
 Deviation = Callable[..., None]
@@ -348,6 +351,27 @@ def test_the_same_5_gives_different_critics(deviation: Deviation) -> None:
     near = minimum(5e-3, 1e-3, quiet, error=huber)
     deviation(np.abs(near - minimum(10e-3, 1e-3, quiet)).max() / 1e-3, 1e-6)
     assert np.abs(near - minimum(5e-3, 1e-3, quiet)).max() / 1e-3 > 0.1
+
+
+@pytest.mark.proves("claim-critic-pendulum", method="Gymnasium's own steps, then the stored value")
+def test_5_outweighs_most_differences_on_pendulum(deviation: Deviation) -> None:
+    best = load_optimal_q(RESULTS / "optimal_value.npz")
+    observations = load_dataset("pendulum/narrow-v0").observation[::10].double()
+    env = gym.make("Pendulum-v1").unwrapped
+    env.reset(seed=0)
+    spread = []
+    for angle, velocity in zip(*state_of(observations), strict=True):
+        q = []
+        for torque in np.linspace(-2, 2, 9):
+            env.state = np.array([angle, velocity])  # type: ignore[attr-defined]
+            observation, reward, *_ = env.step(np.array([torque]))
+            value = best.value(*state_of(torch.from_numpy(observation).double()))
+            q.append((reward + 0.99 * value.item()) / 8)
+        spread.append(max(q) - min(q))
+    typical = float(np.median(spread))
+    deviation(typical / 2.5, 0.1)  # w = 5
+    deviation(abs(math.log(typical / 0.125)), math.log(1.5))  # w = 0.25
+    assert np.quantile(spread, 0.95) > 2.5  # in a few states a torque decides more than that
 
 
 # ----------------------------------------------------------------------------- what goes wrong
