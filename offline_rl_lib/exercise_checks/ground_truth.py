@@ -52,20 +52,20 @@ def check_hanging(answer: Any) -> str:
 
 @checker("ex-truth-sweeps")
 def check_sweeps(answer: Any) -> str:
-    """The smallest k with discount^k / (1 - discount) * first_change <= tolerance."""
-    for first_change, tolerance, discount in (
+    """The smallest k with discount^k / (1 - discount) * first <= goal."""
+    for first, goal, discount in (
         (16.3, 1.0, 0.99),
         (10.0, 1e-3, 0.9),
         (5.0, 2.0, 0.5),
     ):
-        inputs = f"first_change={first_change}, tolerance={tolerance}, discount={discount}"
-        result = call(answer, first_change, tolerance, discount)
+        inputs = f"first={first}, goal={goal}, discount={discount}"
+        result = call(answer, first, goal, discount)
         if isinstance(result, Tensor) or int(result) != result:
             raise WrongAnswer(f"For {inputs} a whole number is expected; got {result}.")
-        expected = _guaranteed(first_change, tolerance, discount)
+        expected = _guaranteed(first, goal, discount)
         if result == expected:
             continue
-        if result == _guaranteed(first_change, tolerance / (1 - discount), discount):
+        if result == _guaranteed(first, goal / (1 - discount), discount):
             raise WrongAnswer(
                 f"For {inputs} the answer is {expected}; got {result}. That makes the *change* "
                 "small. All changes still to come add up: divide by 1 - discount."
@@ -79,9 +79,9 @@ def check_sweeps(answer: Any) -> str:
     return "It gives the guaranteed number of sweeps, for three discounts."
 
 
-def _guaranteed(first_change: float, tolerance: float, discount: float) -> int:
-    sweeps, bound = 1, first_change * discount / (1 - discount)
-    while bound > tolerance:
+def _guaranteed(first: float, goal: float, discount: float) -> int:
+    sweeps, bound = 1, first * discount / (1 - discount)
+    while bound > goal:
         sweeps, bound = sweeps + 1, bound * discount
     return sweeps
 
