@@ -204,11 +204,11 @@ def simulated_values(
         policy = agent.policy(observation_of(angle, velocity).float())
         action, log_prob = policy.rsample_with_log_prob((), generator)
         angle, velocity, reward = step(angle, velocity, action[:, 0].double())
-        scaled = settings.discount**t * (reward + settings.reward_shift) * settings.reward_scale
-        # The bonus of a state belongs to the backup that leads there; the first is given.
-        bonus = settings.discount**t * -alpha * log_prob.double() * (t > 0)
-        whole += scaled + bonus
-        part += seen[t] * scaled + seen[max(t - 1, 0)] * bonus
+        earned = (reward + settings.reward_shift) * settings.reward_scale
+        # The bonus belongs to the backup that leads to a state; the first has none.
+        bonus = -alpha * log_prob.double() * (t > 0)
+        whole += settings.discount**t * (earned + bonus)
+        part += settings.discount**t * (seen[t] * earned + seen[max(t - 1, 0)] * bonus)
     return whole.view(repeats, -1).mean(dim=0), part.view(repeats, -1).mean(dim=0)
 
 
