@@ -168,6 +168,15 @@ def test_the_optimum_is_that_of_plain_value_iteration() -> None:
     torch.testing.assert_close(fast.state_value, plain, rtol=0, atol=2e-8)
 
 
+@pytest.mark.parametrize("tolerance", [20.0, 5.0, 1.0, 0.1])
+def test_the_tolerance_bounds_the_distance_to_the_end(tolerance: float) -> None:
+    grid = Grid(angles=16, velocities=17, torques=5)
+    for discount in (0.99, 0.999):
+        end = optimal_q(grid, discount, tolerance=1e-8).state_value
+        early = optimal_q(grid, discount, tolerance).state_value
+        assert (early - end).abs().max() <= tolerance
+
+
 @pytest.mark.parametrize("policy", [SwingUpController(), ConstantPolicy([0.5])])
 def test_policy_values_solve_the_linear_equations(policy: object) -> None:
     solved = solve_densely(policy, SMALL_GRID, 0.99)
