@@ -191,6 +191,15 @@ def test_three_updates_lead_to_the_same_parameters(
     deviation((judge.numbers() - arrived).abs().max(), 1e-9)
 
 
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_judge_notices_a_broken_agent(name: str) -> None:
+    agent, batch = make(SETTINGS[0], BROKEN[name]), make_batch(16)
+    judge = PlainCQL(agent)
+    judge.update(batch, shared_noise(agent, 16))
+    agent.update(batch)
+    assert (judge.numbers() - PlainCQL(agent).numbers()).abs().max() > 1e-6
+
+
 @each_setting
 def test_gradients_of_the_critic_loss_agree(settings: CQLSettings) -> None:
     agent, batch = make(settings), make_batch()
