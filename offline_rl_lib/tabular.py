@@ -195,8 +195,8 @@ def soft_penalty_step(
         target: the target ``y``, shape ``(..., S, A)``.
         behaviour: the policy that collected the data, positive everywhere.
         alpha_cql: the paper's penalty weight, not negative.
-        prior: rho of CQL(rho), positive everywhere. None is the uniform distribution and gives
-            CQL(H): the two penalties then differ by the constant log A.
+        prior: rho of CQL(rho), positive everywhere. None gives CQL(H), whose minimiser is that of
+            the uniform prior: the two penalties differ by the constant log A.
 
     Returns:
         The minimiser, shape ``(..., S, A)``.
@@ -211,7 +211,7 @@ def soft_penalty_step(
         raise ValueError("The soft penalty needs a behaviour and a prior without zeros.")
     if alpha_cql == 0:
         return target
-    log_prior = -math.log(target.shape[-1]) if prior is None else np.log(prior)
+    log_prior = 0.0 if prior is None else np.log(prior)  # a constant factor moves L, not Q
     raised = target + alpha_cql
     level = (log_prior + raised - alpha_cql / behaviour).max(-1, keepdims=True)
     for _ in range(100):

@@ -61,6 +61,12 @@ def test_what_is_no_problem_is_refused(
         MDP(reward, transition, discount)
 
 
+def test_without_a_future_q_is_the_reward() -> None:
+    mdp, policy, _ = problems(count=2)
+    blind = MDP(mdp.reward, mdp.transition, 0.0)
+    np.testing.assert_array_equal(tabular.policy_q(blind, policy), mdp.reward)
+
+
 # ---- Policy evaluation ------------------------------------------------------------------------
 
 
@@ -286,6 +292,20 @@ def test_pairs_without_data_stay_and_are_left_out() -> None:
         tabular.chi_square(world.policy, data.behaviour)
 
 
+def test_a_single_transition_is_data() -> None:
+    world = grid_world()
+    data = tabular.sample_data(world.mdp, world.behaviour, 1, np.random.default_rng(3))
+    assert data.counts.dtype == np.float64
+    np.testing.assert_array_equal(data.counts.sum(-1), 1)
+    taken = np.argwhere(data.counts == 1)
+    moved = [data.mdp.transition[s, a, s] == 0 for s, a in taken]
+    assert any(moved), "some of the twelve steps led to another tile"
+    for s, a in taken:
+        reached = np.flatnonzero(data.mdp.transition[s, a])
+        assert len(reached) == 1
+        assert world.mdp.transition[s, a, reached[0]] > 0
+
+
 def test_data_that_cannot_be_drawn_are_refused() -> None:
     mdp, _, behaviour = problems(count=1)
     rng = np.random.default_rng(0)
@@ -308,9 +328,15 @@ def test_safe_weight_by_hand() -> None:
     result = tabular.safe_weight(policy, data, 3.0, 0.1)
     assert result == pytest.approx(error / divergence)
     assert tabular.safe_weight(data.behaviour, data, 3.0, 0.1) == np.inf
-    # The hardest state decides.
-    two = tabular.TabularData(np.array([[9.0, 1.0], [5.0, 5.0]]), mdp)
-    assert tabular.safe_weight(np.array([[0.5, 0.5]] * 2), two, 3.0, 0.1) == np.inf
+    # The hardest state decides, of each problem for itself; all pairs share the failures.
+    both = MDP(np.zeros((2, 2, 2)), np.full((2, 2, 2, 2), 0.5), 0.5)
+    counts = np.array([[[9.0, 1.0], [5.0, 5.0]], [[9.0, 1.0], [9.0, 1.0]]])
+    weights = tabular.safe_weight(
+        np.full((2, 2, 2), 0.5), tabular.TabularData(counts, both), 3.0, 0.1
+    )
+    wider = math.sqrt(math.log(2 * 4 / 0.1) / 2) / constant
+    assert weights[0] == np.inf
+    assert weights[1] == pytest.approx(wider * error / divergence)
 
 
 # ---- The grid world ---------------------------------------------------------------------------
