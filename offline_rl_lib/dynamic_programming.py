@@ -307,7 +307,9 @@ def in_agent_units(
     return reward_scale * (value + reward_shift / (1 - discount))
 
 
-def store_ground_truth(directory: str | Path, grid: Grid = FINE_GRID) -> dict[str, Any]:
+def store_ground_truth(
+    directory: str | Path, grid: Grid = FINE_GRID, points: int = 50
+) -> dict[str, Any]:
     """Solve the discounted task on ever finer grids; store the finest and how they converge.
 
     Writes ``optimal_value.npz``, for :func:`load_optimal_q`, and ``ground_truth.json``. A row of
@@ -320,6 +322,7 @@ def store_ground_truth(directory: str | Path, grid: Grid = FINE_GRID) -> dict[st
         directory: made if missing.
         grid: the finest grid, with an even number of angles. Grids of an eighth, a quarter and
             half the resolution are solved before it.
+        points: the means are over ``start_states(points)``.
 
     Returns:
         What was written to ``ground_truth.json``.
@@ -329,7 +332,7 @@ def store_ground_truth(directory: str | Path, grid: Grid = FINE_GRID) -> dict[st
     """
     if grid.angles % 2:
         raise ValueError(f"Half of the circle is stored; {grid.angles} angles have no half.")
-    starts = start_states()
+    starts = start_states(points)
     controller = SwingUpController()
     returns = simulate(controller, *starts, ENDLESS_STEPS, discount=0.99)
     rows = []

@@ -308,7 +308,7 @@ def test_a_stochastic_policy_earns_what_its_values_say(agent: CQL) -> None:
 
 
 def test_the_optimum_is_stored_and_read_back(tmp_path: Path) -> None:
-    stored = store_ground_truth(tmp_path, Grid(angles=48, velocities=49, torques=5))
+    stored = store_ground_truth(tmp_path, Grid(angles=48, velocities=49, torques=5), points=8)
     assert json.loads((tmp_path / "ground_truth.json").read_text(encoding="utf-8")) == stored
     finest = stored["convergence"][-1]
     assert (finest["angles"], finest["velocities"], finest["torques"]) == (48, 49, 5)
@@ -316,9 +316,9 @@ def test_the_optimum_is_stored_and_read_back(tmp_path: Path) -> None:
     read, solved = load_optimal_q(tmp_path / "optimal_value.npz"), optimal_q(Grid(48, 49, 5))
     torch.testing.assert_close(read.state_value, solved.state_value, rtol=0, atol=6e-4)
     assert (read.grid, read.discount) == (solved.grid, solved.discount)
-    assert finest["optimum"]["promised"] == pytest.approx(
-        float(solved.value(*start_states()).mean())
-    )
+    promised = float(solved.value(*start_states(8)).mean())
+    assert finest["optimum"]["promised"] == pytest.approx(promised)
+    assert stored["starts"] == 64
     with pytest.raises(ValueError, match="41 angles have no half"):
         store_ground_truth(tmp_path, Grid(angles=41))
     with pytest.raises(FileNotFoundError, match=r"run\.py results"):
