@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,12 +102,20 @@ def test_playing_and_programming_give_the_same_value(agent: CQL) -> None:
     assert part.abs().max() < 5 < whole.abs().max()
 
 
-def test_the_first_reward_is_all_that_an_untrained_critic_can_have_seen(agent: CQL) -> None:
+def test_an_untrained_critic_can_have_seen_one_reward_and_one_bonus(agent: CQL) -> None:
     angle, velocity = failure.evaluation_starts()
-    fresh = CQL.from_dataset(load_dataset(NARROW), agent.settings)
-    _, part = failure.simulated_values(fresh, angle, velocity, repeats=1, steps=3)
     cost = angle**2 + 0.1 * velocity**2  # beside the torque's share, at most 0.004
-    assert ((part - (8 - cost) / 8).abs() < 0.001).all()
+    beyond = {}
+    for temperature in (1e-9, 0.1):
+        settings = replace(agent.settings, initial_temperature=temperature)
+        fresh = CQL.from_dataset(load_dataset(NARROW), settings)
+        _, part = failure.simulated_values(fresh, angle, velocity, repeats=50, steps=3)
+        beyond[temperature] = part - (8 - cost) / 8
+    assert (beyond[1e-9].abs() < 0.001).all()
+    # The bonus of the next state: discount * temperature * entropy. A new policy is almost the
+    # tanh of a standard normal, whose entropy over [-2, 2] N m lies just below that of uniform.
+    bonus = beyond[0.1].mean() / (0.99 * 0.1)
+    assert 1.1 < bonus < math.log(4)
 
 
 def test_measuring_does_not_change_the_agent(agent: CQL, support: Support) -> None:
