@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_metrics_of_the_critics(settings: CQLSettings, deviation: Deviation) -> 
     }
     for name, value in wrong.items():
         assert abs(found[name] - value) > 1e-4, name
+
+
+@pytest.mark.proves("eq-metric-td-loss", method="loops, the weight at 0")
+@pytest.mark.proves("eq-metric-data-q", method="loops, the weight at 0")
+def test_metrics_of_the_critics_without_penalty(deviation: Deviation) -> None:
+    agent, batch = make(replace(SETTINGS[0], penalty_weight=0.0)), make_batch(4)
+    target = target_loop(agent, batch, shared_noise(agent, 4)).numpy()
+    pairs = list(zip(batch.observation, batch.action, strict=True))
+    data_q = np.array([[q_loop(agent.critic, j, s, a) for s, a in pairs] for j in (0, 1)])
+    found = agent.update(batch)
+    deviation(abs(found["td_loss"] - ((data_q - target) ** 2).mean()), 1e-9, "eq-metric-td-loss")
+    deviation(abs(found["data_q"] - data_q.mean()), 1e-9, "eq-metric-data-q")
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["five", "one", "three"])
