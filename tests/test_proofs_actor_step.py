@@ -320,6 +320,9 @@ def test_each_part_gets_the_gradient_of_its_own_loss(
     agent = CQL.from_dataset(narrow, SETTINGS)
     other = CQL.from_dataset(narrow, SETTINGS)
     frozen = CQL.from_dataset(narrow, SETTINGS)
+    for part in (agent.policy, agent.critic, agent.log_temperature):
+        for parameter in part.parameters():
+            parameter.grad = torch.ones_like(parameter)  # left over from before: to be cleared
     agent.update(batch)
     assert all(p.grad is None for p in agent.target_critic.parameters())
 
