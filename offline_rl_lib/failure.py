@@ -433,9 +433,10 @@ def make_results(jobs: int = -1) -> None:
     keys = {method: run_key(FAILURE, name, method, seed) for method in FAILURE.methods}
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["runs"] == keys:
         return
-    dataset, agents = load_dataset(name), {}
+    dataset, agents = load_dataset(name), dict[str, SAC]()
     for method, (agent_class, settings) in FAILURE.methods.items():
         agent = agent_class.from_dataset(dataset, replace(settings, seed=seed))
+        assert isinstance(agent, SAC)
         train(agent, dataset, FAILURE.updates, seed=seed)
         agents[method] = agent
     store_landscapes(path, agents, dataset, keys)

@@ -163,8 +163,13 @@ def test_the_promise_exceeds_what_can_have_been_seen(deviation: Deviation) -> No
 def test_dynamic_programming_and_playing_agree(deviation: Deviation) -> None:
     apart = np.concatenate([curves(m, "programmed") - curves(m, "simulated") for m in (OFF, CQL)])
     assert apart.size == 140
-    deviation(np.abs(apart).max(), float(glued_value("offline-truths-most")) + 0.051)
-    deviation(np.abs(apart).mean(), float(glued_value("offline-truths")) + 0.051)
+    deviation(np.abs(apart).max(), 2.5)
+    deviation(np.abs(apart).mean(), 0.5)
+    assert f"{np.abs(apart).max():.1f}" == glued_value("offline-truths-most")
+    assert f"{np.abs(apart).mean():.1f}" == glued_value("offline-truths")
+    # Twice the disagreement would still not turn a conclusion round.
+    excess = last(OFF, "predicted") - last(OFF, "programmed")
+    assert np.median(excess) > 2 * np.abs(apart).max()
 
 
 @pytest.mark.proves("claim-offline-stakes", method="median over 125 states of both stored grids")
