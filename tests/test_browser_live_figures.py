@@ -12,11 +12,13 @@ import torch
 from scipy.stats import kstest
 
 from offline_rl_lib import TanhNormal, log_mean_exp_q, tabular
+from offline_rl_lib.experiments import RESULTS
 
 FIGURES = {
     "tanh-normal": "notebooks/04_tanh_normal",
     "proposals": "notebooks/06_logsumexp_penalty",
     "target-filter": "notebooks/11_target_networks",
+    "q-landscape": "notebooks/03_why_offline_fails",
     "tabular-bound": "notebooks/14_theorems",
 }
 """CSS class of each live figure, and the page that it stands on."""
@@ -324,3 +326,34 @@ def test_the_grid_worlds_own_policy_is_the_one_that_leans_by_one(live: LiveFigur
     own = tabular.values(tabular.policy_q(world.mdp, world.policy), world.policy)
     assert (live.number("lean"), live.number("discount")) == (1, world.mdp.discount)
     assert live.number("start") == pytest.approx(own[world.start], abs=1e-9)
+
+
+# ---- Q with and without the penalty ------------------------------------------------------------
+
+
+@on("q-landscape")
+@pytest.mark.parametrize(
+    ("penalty", "angle", "velocity"), [(0, 14, 3), (1, 14, 3), (0, 0, 0), (1, 24, 4)]
+)
+def test_landscape_shows_the_stored_values(
+    live: LiveFigure, penalty: int, angle: int, velocity: int
+) -> None:
+    for name, place in (("penalty", penalty), ("angle", angle), ("velocity", velocity)):
+        live.move(name, place)
+    stored = json.loads((RESULTS / "landscapes.json").read_text(encoding="utf-8"))
+    agent, torque = stored[["penalty off", "CQL"][penalty]], stored["torque"]
+    known = np.mean(stored["data"][angle][velocity])
+    chosen = agent["torque"][angle][velocity]
+    for number, level, name in (
+        ("promised", "level", "predicted"),
+        ("truth", "trueLevel", "true"),
+    ):
+        q_values = agent[name][angle][velocity]
+        at_chosen, at_known = np.interp([chosen, known], torque, q_values)
+        assert live.number(number) == pytest.approx(at_chosen - at_known, abs=1e-9)
+        assert live.number(level) == pytest.approx(at_chosen, abs=1e-9)
+    relative = np.array(agent["predicted"][angle][velocity])
+    relative = relative - np.interp(known, torque, relative)
+    expected = np.column_stack([torque, relative])
+    np.testing.assert_allclose(live.data("promised"), expected, atol=1e-9)
+    assert live.number("radians") == pytest.approx(stored["angle"][angle])
