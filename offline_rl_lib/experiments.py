@@ -1,9 +1,10 @@
 """The long runs behind the book's figures: datasets x methods x seeds, stored run by run.
 
 ``python -m offline_rl_lib.experiments`` re-makes ``book/results/comparison.jsonl``, its summary
-``comparison.json``, ``reference_returns.json``, and the ground truth. Each finished run is one
-line, written at once; a run that is already there with the same settings and the same dataset is
-not repeated, so the command can be interrupted and started again.
+``comparison.json``, ``reference_returns.json``, the ground truth, and the runs of
+:mod:`offline_rl_lib.failure`. Each finished run is one line, written at once; a run that is already
+there with the same settings and the same dataset is not repeated, so the command can be interrupted
+and started again.
 """
 
 from __future__ import annotations
