@@ -109,6 +109,12 @@ def test_errors_are_amplified_by_at_most_the_factor(deviation: Deviation) -> Non
         typical.append(off / factor)
         constant = task.solved(task.reward, later=1.0) - right
         equality = max(equality, np.abs(constant - factor).max())
+        # With terminations the bound still holds, and is not reached.
+        task.moves *= np.random.default_rng(seed).uniform(0.5, 0.98, (5, 3, 1))
+        right = task.solved(task.reward)
+        off = np.abs(task.solved(task.reward, later=error) - right).max()
+        beyond = max(beyond, off - factor * np.abs(error).max())
+        assert (task.solved(task.reward, later=1.0) - right).max() < 0.95 * factor
     deviation(max(beyond, 0.0), 1e-9)
     deviation(equality, 1e-9)
     assert np.mean(typical) > 0.1  # the bound is not empty
@@ -162,6 +168,14 @@ def test_mean_of_the_largest_error(count: int, critics: int, deviation: Deviatio
             formula, abs=0.0075
         )
     assert abs(formula - best_of(count + 1, critics)) > 1e-3
+
+
+def test_correlated_errors_are_overestimated_less() -> None:
+    noise = np.random.default_rng(2).standard_normal((200_000, 11))
+    for rho in (0.5, 0.9):
+        errors = math.sqrt(rho) * noise[:, :1] + math.sqrt(1 - rho) * noise[:, 1:]
+        predicted = math.sqrt(1 - rho) * best_of(10, 1)
+        assert errors.max(axis=1).mean() == pytest.approx(predicted, abs=0.015)
 
 
 @pytest.mark.proves("eq-td-best-of-n", method="simulated loops, 800 learners")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from offline_rl_lib.teaching import WrongAnswer, call, checker
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker
 
 
 @checker("ex-target-updates")
@@ -60,29 +60,39 @@ def check_updates(answer: Any) -> str:
 @checker("ex-target-hard-copy")
 def check_hard_copy(answer: Any) -> str:
     """Compare with updates taken one by one on random problems."""
-    for seed, size, period in ((0, 2, 1), (1, 2, 7), (2, 3, 25)):
+    for seed, size, n in ((0, 2, 1), (1, 2, 7), (2, 3, 25)):
         generator = torch.Generator().manual_seed(seed)
         features, following = torch.randn(
             (2, 5, size), generator=generator, dtype=torch.float64
         ).unbind()
         fit, spill = features.T @ features / 5, 0.9 * features.T @ following / 5
         step = 0.3
-        expected = _one_by_one(fit, spill, step, period)
-        where = f"{size} parameters, step={step}, period={period}"
-        result = call(answer, fit, spill, step, period)
+        expected = _one_by_one(fit, spill, step, n)
+        where = f"{size} parameters, step={step}, n={n}"
+        result = call(answer, fit, spill, step, n)
         if not isinstance(result, Tensor) or result.shape != expected.shape:
             raise WrongAnswer(f"A tensor of shape {(size, size)} is expected for {where}.")
         if torch.allclose(result, expected):
             continue
         eye = torch.eye(size, dtype=torch.float64)
-        left_over = torch.linalg.matrix_power(eye - step * fit, period)
+        once = eye - step * fit
+        left_over = torch.linalg.matrix_power(once, n)
         limit = torch.linalg.solve(fit, spill)
+        exchanged = spill @ torch.linalg.inv(fit)
         mistakes = [
+            (
+                once**n + (eye - once**n) @ limit,
+                "** takes the power of each entry. The matrix power is torch.linalg.matrix_power.",
+            ),
+            (
+                left_over + (eye - left_over) @ exchanged,
+                "F is C^-1 G, in this order: torch.linalg.solve(C, G).",
+            ),
             (limit, "This is a fit to the end. n updates come only part of the way."),
             (left_over, "The critic goes towards F e, and not towards 0."),
             (left_over + limit, "F e is reached only as far as R^n has faded: (I - R^n) F."),
             (
-                torch.linalg.matrix_power(eye - step * (fit - spill), period),
+                torch.linalg.matrix_power(eye - step * (fit - spill), n),
                 "Here the target moved with every update. It must stand still for n of them.",
             ),
             (
@@ -97,10 +107,10 @@ def check_hard_copy(answer: Any) -> str:
     return "It agrees with updates taken one by one, for 1, 7 and 25 of them."
 
 
-def _one_by_one(fit: Tensor, spill: Tensor, step: float, period: int) -> Tensor:
+def _one_by_one(fit: Tensor, spill: Tensor, step: float, n: int) -> Tensor:
     target = torch.eye(len(fit), dtype=fit.dtype)  # every error at once, as columns
     error = target.clone()
-    for _ in range(period):
+    for _ in range(n):
         error = error - step * (fit @ error - spill @ target)
     return error
 
@@ -119,7 +129,12 @@ def check_follow(answer: Any) -> str:
         source(torch.randn(8, 3))
     torch.set_rng_state(torch_state)
     before, source_before = copy.deepcopy(target), copy.deepcopy(source)
-    result = call(answer, target, source, 0.25)
+    try:
+        result = call(answer, target, source, 0.25)
+    except NotDoneYet:
+        if _equal(target, before):
+            raise
+        raise WrongAnswer("The target has moved, but nothing came back. Return it.") from None
     if not isinstance(result, nn.Module):
         raise WrongAnswer(f"Return the target, a module; got {type(result).__name__}.")
     if any(parameter.grad_fn is not None for parameter in result.parameters()):
@@ -131,6 +146,8 @@ def check_follow(answer: Any) -> str:
         for slow, fast in zip(result.parameters(), source.parameters(), strict=True)
     ):
         raise WrongAnswer("Target and source share memory now: two names for one network.")
+    if result is not target:
+        raise WrongAnswer("Another module came back. Move the target itself, and return it.")
     for rate, message in (
         (1.0, "The parameters were copied whole. They move the share `rate` of the way."),
         (0.75, "The shares are exchanged: `rate` belongs to the source."),
@@ -143,6 +160,8 @@ def check_follow(answer: Any) -> str:
     for (name, slow), fast in zip(result.named_buffers(), source.buffers(), strict=True):
         if not torch.equal(slow, fast):
             raise WrongAnswer(f"The buffer {name} is {slow.tolist()}, not {fast.tolist()}.")
+        if slow.data_ptr() == fast.data_ptr():
+            raise WrongAnswer(f"The buffer {name} is shared with the source: copy its values.")
     return "Parameters move a quarter of the way, three buffers are copied, the source rests."
 
 
