@@ -120,15 +120,24 @@ def visits(mdp: MDP, policy: Array, start: Array) -> Array:
 # ---- CQL with a given distribution pushed down: the paper's equations 1 and 2 -----------------
 
 
+def require_support(policy: Array, behaviour: Array) -> None:
+    """Refuse a policy with actions that the behaviour never takes.
+
+    Raises:
+        ValueError: there is such an action. The paper's theorems exclude it: the loss does not
+            hold its Q, and the backup would carry whatever stands there to the other pairs.
+    """
+    if ((policy > 0) & (behaviour == 0)).any():
+        raise ValueError("An action is weighed that the behaviour never takes.")
+
+
 def density_ratio(numerator: Array, behaviour: Array) -> Array:
     """Return ``numerator / behaviour``, with 0 / 0 = 0.
 
     Raises:
-        ValueError: an action has probability above zero that the behaviour never takes. This is
-            the support condition of the paper's theorems.
+        ValueError: an action has probability above zero that the behaviour never takes.
     """
-    if ((numerator > 0) & (behaviour == 0)).any():
-        raise ValueError("An action is weighed that the behaviour never takes.")
+    require_support(numerator, behaviour)
     ratio: Array = numerator / np.where(behaviour == 0, 1.0, behaviour)
     return ratio
 
@@ -158,8 +167,10 @@ def penalised_q(
             equation 1; the behaviour gives equation 2.
 
     Raises:
-        ValueError: a pushed action is never taken by the behaviour.
+        ValueError: the policy takes, or a push moves, an action that the behaviour never takes.
+            A pair that nobody uses gets its exact backup, though the loss leaves it free.
     """
+    require_support(policy, behaviour)
     ratio = density_ratio(push_down, behaviour)
     if push_up is not None:
         ratio = ratio - density_ratio(push_up, behaviour)
@@ -336,8 +347,10 @@ def safe_weight(
     ``C reward_range / (1 - discount) / sqrt(n)``, with ``C = sqrt(log(2 S A / failure_probability)
     / 2)``, in all pairs at once and with probability at least ``1 - failure_probability``. The
     weight makes the penalty of every state at least as large as the policy's mean of that error
-    (the book's explicit form of the condition in Kumar et al. 2020, theorem 3.2). The policy may
-    depend on the counts, but not on the sampled rewards and next states.
+    (the book's explicit form of the condition in Kumar et al. 2020, theorem 3.2). Given the
+    counts, the samples of each pair must be independent draws, as those of :func:`sample_data`
+    are and those of one long trajectory are not. The policy may depend on the counts, but not on
+    the sampled rewards and next states.
 
     Returns:
         The weight in units of Q; infinite where the policy equals the data's behaviour in some

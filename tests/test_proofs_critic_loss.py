@@ -392,7 +392,7 @@ def test_the_slip_is_a_bonus_on_the_rewards(t: float, deviation: Deviation) -> N
     assert np.abs(q - closed_form(1.0, t)).max() > 0.1
 
 
-@pytest.mark.proves("eq-critic-lagrange", method="autograd through the summed losses")
+@pytest.mark.proves("eq-critic-lagrange", method="autograd of the sum as transcribed")
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0, 4.5])
 def test_the_summed_losses_turn_the_sign(factor: float, deviation: Deviation) -> None:
     w, threshold = 0.8, 5.0
@@ -463,6 +463,7 @@ def test_stubs_are_told_gently(
         ("ex-critic-translate", 10.0, "A dictionary is expected"),
         ("ex-critic-translate", {"book": 10}, "missing: paper, own_rewards"),
         ("ex-critic-translate", WEIGHTS | {"book": 2.5}, "you halved"),
+        ("ex-critic-translate", {"book": 2.5, "paper": ..., "own_rewards": ...}, "you halved"),
         ("ex-critic-translate", WEIGHTS | {"book": 5}, "book: the number does not stay"),
         ("ex-critic-translate", WEIGHTS | {"paper": 0.5}, "you doubled"),
         ("ex-critic-translate", WEIGHTS | {"paper": 0.25}, "paper: the number does not stay"),
@@ -472,7 +473,7 @@ def test_stubs_are_told_gently(
         ("ex-critic-translate", WEIGHTS | {"own_rewards": 16.0}, "Only their ratio"),
         ("ex-critic-translate", WEIGHTS | {"own_rewards": 7.0}, "Write both losses down"),
         ("ex-critic-translate", WEIGHTS | {"book": "ten"}, "A number is expected for book"),
-        ("ex-critic-decision", lambda s, r: deciding(s, r) / 2, "w/2 is the paper's weight"),
+        ("ex-critic-decision", lambda s, r: deciding(s, r) / 2, "or this is w/2"),
         ("ex-critic-decision", lambda s, r: -deciding(s, r), "sign is turned"),
         ("ex-critic-decision", lambda s, r: deciding(s, r) / 4, "A quarter of it"),
         (

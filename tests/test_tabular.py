@@ -158,6 +158,13 @@ def test_an_action_outside_the_support_is_refused() -> None:
         tabular.density_ratio(outside, behaviour)
     with pytest.raises(ValueError, match="never takes"):
         tabular.chi_square(outside, behaviour)
+    # Nor may the policy that is evaluated leave the support, even if nothing is pushed there.
+    loop = MDP(np.zeros((1, 3)), np.ones((1, 3, 1)), 0.9)
+    tabular.penalised_q(loop, inside, behaviour, 1.0, inside)
+    with pytest.raises(ValueError, match="never takes"):
+        tabular.penalised_q(loop, outside, behaviour, 1.0, inside)
+    with pytest.raises(ValueError, match="never takes"):
+        tabular.penalised_q(loop, inside, behaviour, 1.0, inside, outside)
 
 
 def test_chi_square_of_two_coins() -> None:

@@ -20,8 +20,6 @@ def check_translation(answer: Any) -> str:
     missing = [key for key in expected if key not in answer]
     if missing:
         raise WrongAnswer(f"These answers are missing: {', '.join(missing)}.")
-    if any(answer[key] is ... for key in expected):
-        raise NotDoneYet
     mistakes = {
         ("book", 2.5): "book: you halved. The paper's squared error has the 1/2, ours is larger.",
         ("book", 5.0): "book: the number does not stay. Multiply the paper's whole loss by 2.",
@@ -34,10 +32,14 @@ def check_translation(answer: Any) -> str:
         "by 8. Only their ratio counts.",
     }
     for key, value in expected.items():
+        if answer[key] is ...:
+            continue
         given = _number(answer[key], key)
         if abs(given - value) > 1e-6:
             general = f"{key}: {given:g} is not it. Write both losses down and compare the terms."
             raise WrongAnswer(mistakes.get((key, given), general))
+    if any(answer[key] is ... for key in expected):
+        raise NotDoneYet
     return "The weights are 10, 0.125 and 2."
 
 
@@ -52,7 +54,7 @@ def check_decision(answer: Any) -> str:
         mistakes = [
             (
                 expected / 2,
-                "Half of it. With equal Q each p is 1/2; and w/2 is the paper's weight.",
+                "Half of it. Either 1/b stands for 1/(2b), though each p is 1/2, or this is w/2.",
             ),
             (-expected, "The sign is turned: the weight must be positive."),
             (expected / 4, "A quarter of it: the factors 2 of w/2 and of p = 1/2 are missing."),

@@ -53,7 +53,10 @@ def check_evaluate(answer: Any) -> str:
         policy, behaviour = tabular.random_policies(2, states, actions, rng)
         where = f"S={states}, A={actions}, discount={discount}, alpha_cql={weight}"
         arrays = mdp.reward.copy(), mdp.transition.copy(), discount, policy.copy(), behaviour.copy()
-        result = _array(call(answer, *arrays, weight), (states,), where)
+        result = call(answer, *arrays, weight)
+        if getattr(result, "shape", ()) == (states, actions):
+            raise WrongAnswer(f"This is Q. V is its mean under the policy, shape ({states},).")
+        result = _array(result, (states,), where)
 
         def value(
             push_down: Array,
@@ -73,7 +76,7 @@ def check_evaluate(answer: Any) -> str:
             (value(policy, None), "This is equation 1. Equation 2 subtracts pi / pi_beta - 1."),
             (
                 value(policy, behaviour, -weight),
-                "The sign is turned: the penalty lowers the reward.",
+                "The sign is turned: the penalty is subtracted from the reward.",
             ),
             (value(policy, behaviour, weight / 2), "The weight is halved. It is the paper's here."),
             (
@@ -111,7 +114,12 @@ def check_break(answer: Any) -> str:
         if abs(row.sum() - 1) > 1e-6:
             raise WrongAnswer(f"The {name}'s probabilities add up to {row.sum():.3f}, not to 1.")
     lowered = float((policy * (1 / 3 - behaviour) / behaviour).sum())
-    if lowered >= 0:
+    if abs(lowered) < 1e-9:
+        raise WrongAnswer(
+            "The sum is 0: the policy's value stays. Let the policy take the data's favourite more "
+            "often than the data do."
+        )
+    if lowered > 0:
         raise WrongAnswer(
             f"The sum is {lowered:.2f}: the policy's value sinks. Let it take the action that the "
             "data hold most often."
