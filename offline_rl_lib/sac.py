@@ -138,7 +138,7 @@ class SAC(Agent):
         next_action, next_log_prob = next_policy.rsample_with_log_prob((), self.generator)
         next_q = self.target_critic(batch.next_observation, next_action).amin(dim=0)
         next_value = next_q - self.temperature * next_log_prob
-        return reward + settings.discount * (1.0 - batch.terminated.float()) * next_value
+        return reward + settings.discount * next_value * (1.0 - batch.terminated.float())
 
     def critic_loss(self, batch: TransitionBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum over both critics of the mean squared TD error, and metrics."""
