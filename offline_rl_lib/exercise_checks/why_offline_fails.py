@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker
 
@@ -88,6 +89,10 @@ def check_feedback(function: Callable[..., Any]) -> str:
                 "a share rho of the targets has the bias, not all of them": discount
                 * bias
                 / (1 - discount * stay),
+                "the discount is an argument, not fixed at 0.99": 0.99
+                * share
+                * bias
+                / (1 - 0.99 * stay),
                 "the guess follows with kappa only, not fully": discount
                 * share
                 * bias
@@ -124,11 +129,21 @@ def check_reach(function: Callable[..., Any]) -> str:
         where = f"For k = {updates}, tau = {rate}, gamma = {discount}"
         got = _number(call(function, rewards, updates, rate, discount), where)
         expected, slow = _run_critic(rewards, updates, rate, discount)
-        whole = float(rewards @ discount ** np.arange(len(rewards)))
+        t = np.arange(len(rewards))
+        whole = float(rewards @ discount**t)
         mistakes = {
             "this is the target critic; the critic looks one step further": slow,
             "this is the whole value; after k updates it is not all seen": whole,
             "the discount is missing": _run_critic(rewards, updates, rate, 1.0)[0],
+            "the discount is an argument, not fixed at 0.99": _run_critic(
+                rewards, updates, rate, 0.99
+            )[0],
+            "Pr(N >= t) is wanted; use sf, not pmf": float(
+                rewards @ (discount**t * stats.binom.pmf(t, updates, rate))
+            ),
+            "the mixture does not stop at the mean of N": float(
+                rewards @ (discount**t * (t <= updates * rate))
+            ),
         }
         _compare(got, expected, mistakes, where)
     return "It agrees with the recursion, run update by update, for three settings."
