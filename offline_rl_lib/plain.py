@@ -149,7 +149,7 @@ class PlainCQL:
         shift, scale = self.settings.reward_shift, self.settings.reward_scale
         reward = (batch.reward.unsqueeze(1) + shift) * scale
         goes_on = (~batch.terminated).unsqueeze(1)
-        target: Tensor = reward + self.settings.discount * goes_on * value
+        target: Tensor = reward + self.settings.discount * value * goes_on
         return target.detach()
 
     @torch.no_grad()

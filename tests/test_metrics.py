@@ -81,9 +81,9 @@ def test_metrics_of_the_critics(settings: CQLSettings, deviation: Deviation) -> 
     pairs = list(zip(batch.observation, batch.action, strict=True))
     data_q = np.array([[q_loop(agent.critic, j, s, a) for s, a in pairs] for j in (0, 1)])
     found = agent.update(batch)
-    deviation(abs(found["td_loss"] - ((data_q - target) ** 2).mean()), 1e-9, "eq-metric-td-loss")
-    deviation(abs(found["data_q"] - data_q.mean()), 1e-9, "eq-metric-data-q")
-    deviation(abs(found["penalty"] - penalty), 1e-9, "eq-metric-penalty")
+    deviation(abs(found["td_loss"] - ((data_q - target) ** 2).mean()), 1e-12, "eq-metric-td-loss")
+    deviation(abs(found["data_q"] - data_q.mean()), 1e-12, "eq-metric-data-q")
+    deviation(abs(found["penalty"] - penalty), 1e-12, "eq-metric-penalty")
     wrong = {
         "td_loss": ((data_q - target) ** 2).sum(axis=0).mean(),
         "data_q": data_q.min(axis=0).mean(),
@@ -101,8 +101,8 @@ def test_metrics_of_the_critics_without_penalty(deviation: Deviation) -> None:
     pairs = list(zip(batch.observation, batch.action, strict=True))
     data_q = np.array([[q_loop(agent.critic, j, s, a) for s, a in pairs] for j in (0, 1)])
     found = agent.update(batch)
-    deviation(abs(found["td_loss"] - ((data_q - target) ** 2).mean()), 1e-9, "eq-metric-td-loss")
-    deviation(abs(found["data_q"] - data_q.mean()), 1e-9, "eq-metric-data-q")
+    deviation(abs(found["td_loss"] - ((data_q - target) ** 2).mean()), 1e-12, "eq-metric-td-loss")
+    deviation(abs(found["data_q"] - data_q.mean()), 1e-12, "eq-metric-data-q")
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["five", "one", "three"])
@@ -124,8 +124,8 @@ def test_metrics_of_actor_and_temperature(settings: CQLSettings, deviation: Devi
     step(twin, twin.critic_loss(batch)[0], "critic_optimiser", "critic")
     losses = [loss(place) for place in range(6)]
     log_probs = [log_prob for _, log_prob in draws]
-    deviation(abs(found["actor_loss"] - np.mean(losses)), 1e-9, "eq-metric-actor-loss")
-    deviation(abs(found["entropy"] + np.mean(log_probs)), 1e-9, "eq-metric-entropy")
+    deviation(abs(found["actor_loss"] - np.mean(losses)), 1e-12, "eq-metric-actor-loss")
+    deviation(abs(found["entropy"] + np.mean(log_probs)), 1e-12, "eq-metric-entropy")
     after = float(torch.exp(agent.log_temperature[0].detach()))
     deviation(abs(found["temperature"] - after), 1e-12, "eq-metric-temperature")
     assert abs(found["actor_loss"] - np.mean(stale)) > 1e-5
@@ -143,7 +143,7 @@ def test_negative_log_likelihood(deviation: Deviation) -> None:
     log_prob = -(z**2) / 2 - np.log(std * np.sqrt(2 * np.pi)) - np.log(1 - action**2)
     columns = [c.double() if c.is_floating_point() else c for c in batch]
     found = agent.update(TransitionBatch(*columns))
-    deviation(abs(found["negative_log_likelihood"] + log_prob.sum(axis=1).mean()), 1e-9)
+    deviation(abs(found["negative_log_likelihood"] + log_prob.sum(axis=1).mean()), 1e-12)
     assert abs(found["negative_log_likelihood"] + log_prob.mean()) > 1e-2
 
 

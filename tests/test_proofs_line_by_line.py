@@ -22,9 +22,9 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from offline_rl_lib import CQL, SAC, CQLSettings, cql_penalty
-from offline_rl_lib.data import TransitionBatch, load_dataset
+from offline_rl_lib.data import TransitionBatch
 from offline_rl_lib.exercise_checks.line_by_line import BROKEN, CULPRITS, ORDER, traced_shapes
-from offline_rl_lib.experiments import PENDULUM_CQL, RESULTS, load_runs
+from offline_rl_lib.experiments import RESULTS, load_runs
 from offline_rl_lib.networks import TwinCritic
 from offline_rl_lib.plain import Noise, PlainCQL, draw_noise, ordinary_critic, repeat_rows
 from offline_rl_lib.teaching import check
@@ -122,8 +122,6 @@ def sample_loop(agent: CQL, s: Tensor, z: Tensor) -> tuple[Tensor, float]:
 
 def target_loop(agent: CQL, batch: TransitionBatch, noise: Noise) -> Tensor:
     settings, values = agent.settings, []
-    # A flag times a Python number is a 32-bit tensor, in the library and in the plain version.
-    discount = float(np.float32(settings.discount))
     for i in range(len(batch.reward)):
         s = batch.next_observation[i]
         action, log_prob = sample_loop(agent, s, noise.target[i])
@@ -131,7 +129,7 @@ def target_loop(agent: CQL, batch: TransitionBatch, noise: Noise) -> Tensor:
         value = min(slow) - float(agent.temperature) * log_prob
         reward = (float(batch.reward[i]) + settings.reward_shift) * settings.reward_scale
         goes_on = 0.0 if batch.terminated[i] else 1.0
-        values.append(reward + discount * goes_on * value)
+        values.append(reward + settings.discount * goes_on * value)
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -159,20 +157,20 @@ def test_target_and_penalty_agree_with_loops(settings: CQLSettings, deviation: D
     agent, batch = make(settings), make_batch(4)
     noise, judge = shared_noise(agent, 4), PlainCQL(agent)
     expected = target_loop(agent, batch, noise)
-    deviation((judge.target(batch, noise)[:, 0] - expected).abs().max(), 1e-9)
+    deviation((judge.target(batch, noise)[:, 0] - expected).abs().max(), 1e-12)
     with torch.no_grad():
         pairs = judge.proposals(batch, noise)
         found = [float(judge.penalty(critic, batch, pairs)) for critic in judge.critics]
     loops = [penalty_loop(agent, j, batch, noise) for j in (0, 1)]
-    deviation(max(abs(a - b) for a, b in zip(found, loops, strict=True)), 1e-9)
+    deviation(max(abs(a - b) for a, b in zip(found, loops, strict=True)), 1e-12)
     _, metrics = agent.critic_loss(batch)  # the library, on the same draws
-    deviation(abs(metrics["penalty"].item() - sum(loops) / 2), 1e-9)
+    deviation(abs(metrics["penalty"].item() - sum(loops) / 2), 1e-12)
     data_q = torch.tensor(
         [[q_loop(agent.critic, j, s, a) for s, a in zip(*batch[:2], strict=True)] for j in (0, 1)],
         dtype=torch.float64,
     )
     td_loss = (data_q - expected).square().mean()
-    deviation(abs(metrics["td_loss"].item() - td_loss.item()), 1e-9)
+    deviation(abs(metrics["td_loss"].item() - td_loss.item()), 1e-12)
 
 
 @each_setting
@@ -188,7 +186,7 @@ def test_three_updates_lead_to_the_same_parameters(
         agent.update(batch)
     arrived = PlainCQL(agent).numbers()
     assert (arrived - start).abs().max() > 1e-3
-    deviation((judge.numbers() - arrived).abs().max(), 1e-9)
+    deviation((judge.numbers() - arrived).abs().max(), 1e-11)
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -234,7 +232,7 @@ def test_slips_of_layout_are_caught(slip: str) -> None:
     else:
         elsewhere = batch._replace(observation=batch.next_observation)
         wrong = judge.penalty(critic, elsewhere, pairs)
-    assert right == pytest.approx(penalty_loop(agent, 0, batch, noise), abs=1e-9)
+    assert right == pytest.approx(penalty_loop(agent, 0, batch, noise), abs=1e-12)
     assert abs(float(wrong) - right) > 1e-3
 
 
@@ -430,40 +428,6 @@ def glued() -> dict[str, str]:
     return found
 
 
-@pytest.mark.proves(
-    "claim-line-order", method="separate networks, the chapter's 40 updates repeated"
-)
-def test_two_orders_have_two_actor_gradients(deviation: Deviation) -> None:
-    settings = replace(PENDULUM_CQL, penalty_weight=0.25, seed=0)
-    data, source = load_dataset("pendulum/narrow-v0"), torch.Generator().manual_seed(0)
-    agent = doubled(CQL.from_dataset(data, settings))
-
-    def minibatch() -> TransitionBatch:
-        batch = data.sample(64, source)
-        columns = [column.double() for column in batch]
-        return TransitionBatch(*columns)._replace(terminated=batch.terminated)
-
-    for _ in range(40):
-        agent.update(minibatch())
-    batch = minibatch()
-    start = agent.generator.get_state()
-
-    def gradient() -> Tensor:
-        judge = PlainCQL(agent)
-        agent.generator.set_state(start)
-        noise = shared_noise(agent, 64)
-        loss, _ = judge.actor_loss(batch, noise._replace(actor=noise.target))
-        gradients = torch.autograd.grad(loss, list(judge.policy.parameters()))
-        return torch.cat([each.flatten() for each in gradients])
-
-    before = gradient()
-    agent.generator.set_state(start)
-    step(agent, agent.critic_loss(batch)[0], "critic_optimiser", "critic")
-    apart = float((gradient() - before).norm() / before.norm())
-    assert apart > 0.01
-    deviation(abs(100 * apart - float(glued()["line-order"])), 0.6)
-
-
 def test_an_ordinary_step_between_loss_and_gradient_is_noticed() -> None:
     agent, batch = make(SETTINGS[0]), make_batch()
     loss, _ = agent.actor_loss(batch)
@@ -521,8 +485,9 @@ def test_the_smallest_td_error_belongs_to_the_worst_agent(deviation: Deviation) 
     (off, off_returns), (cql, cql_returns) = last("penalty off"), last("CQL")
     deviation(max(off) / min(cql), 1)
     assert max(off_returns) < min(cql_returns)
-    for key, values in (("off", off), ("cql", cql)):
+    for key, values, ends in (("off", off, off_returns), ("cql", cql, cql_returns)):
         assert glued()[f"line-td-{key}"] == f"{min(values):.3f} to {max(values):.3f}"
+        assert glued()[f"line-return-{key}"] == f"{min(ends):.0f} to {max(ends):.0f}"
 
 
 # ---- the trace in the stored page ----------------------------------------------------------------
@@ -693,3 +658,24 @@ def update_in_order(order: str) -> Tensor:
 def test_which_steps_may_change_places(order: str) -> None:
     differs = not torch.equal(update_in_order(order), update_in_order("library"))
     assert differs == PLACES[order]
+
+
+def test_built_losses_let_the_steps_on_policy_and_temperature_change_places() -> None:
+    def arrive(temperature_first: bool) -> Tensor:
+        agent, batch = make(SETTINGS[0]), make_batch()
+        actor_loss, log_prob = agent.actor_loss(batch)
+        steps = [
+            (actor_loss, "policy_optimiser", "policy"),
+            (agent.temperature_loss(log_prob), "temperature_optimiser", "log_temperature"),
+        ]
+        for one in reversed(steps) if temperature_first else steps:
+            step(agent, *one)
+        return torch.cat([vector(agent, part) for part in PARTS])
+
+    assert torch.equal(arrive(True), arrive(False))
+
+
+def test_the_random_state_is_read_and_moved_on_too() -> None:
+    alone, after = make(SETTINGS[0]), make(SETTINGS[0])
+    after.td_target(make_batch())
+    assert not torch.equal(alone.proposals(make_batch())[0], after.proposals(make_batch())[0])

@@ -110,8 +110,8 @@ class _LargerTarget(CQL):
         next_action, next_log_prob = next_policy.rsample_with_log_prob((), self.generator)
         next_q = self.target_critic(batch.next_observation, next_action).amax(dim=0)
         next_value = next_q - self.temperature * next_log_prob
-        ends = batch.terminated.to(next_value.dtype)
-        return torch.as_tensor(reward + settings.discount * (1.0 - ends) * next_value)
+        goes_on = 1.0 - batch.terminated.float()
+        return torch.as_tensor(reward + settings.discount * next_value * goes_on)
 
 
 class _BothMove(CQL):
@@ -158,8 +158,8 @@ def check_broken(answer: Any) -> str:
         if method != CULPRITS[name]:
             raise WrongAnswer(
                 f"{name}: {method} is the library's. Call each method on another(BROKEN['{name}']) "
-                "and on another(), and compare the results; for update_target compare the critics "
-                "and the target critics after it, once the two differ."
+                "and on another(), and compare the results; for update_target compare all parts "
+                "after it."
             )
     return "Three methods, three agents, and no logged number would have told."
 
@@ -193,11 +193,11 @@ ORDER = {
 
 @checker("ex-line-order")
 def check_order(answer: Any) -> str:
-    """Two steps commute if neither reads or changes what the other changes."""
+    """With noise of their own, two steps commute if neither touches what the other changes."""
     for name, value in _answers(answer, list(ORDER)).items():
         truth, reason = ORDER[name]
         if not isinstance(value, (bool, np.bool_)):
             raise WrongAnswer(f"{name}: True or False is expected; got {value!r}.")
         if bool(value) != truth:
             raise WrongAnswer(f"{name}: look again. {reason}")
-    return "Two steps may change places if neither touches what the other changes."
+    return "Two steps with equal noise may change places if neither touches what the other changes."
