@@ -1,8 +1,9 @@
 """What every state and torque of Pendulum is worth, without learning: dynamic programming.
 
 Values live on a grid of angles and velocities and are interpolated in between. Rewards and values
-are in the environment's units; :func:`in_agent_units` converts. Nothing here is shared with the
-learning algorithms of this package, so it can judge them.
+are in the environment's units; :func:`in_agent_units` converts. Nothing is learnt here, so it can
+judge what is. One thing is shared with the agents: the density in the bonus of
+:func:`torque_lottery`, which has tests of its own.
 """
 
 from __future__ import annotations

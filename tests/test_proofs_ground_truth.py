@@ -246,6 +246,10 @@ def test_no_policy_beats_the_optimum(deviation: Deviation) -> None:
     deviation(float((greedy - best).abs().max()), 1e-3)
     with_bonus = dp.policy_q(lottery(SMALL, 0, bonus=9.0), SMALL).state_value
     assert float((with_bonus - best).max()) > 1
+    # Torques between the grid's own can be ahead of the maximum over the grid's, by a little.
+    finer = dp.optimal_q(dp.Grid(CHAPTER.angles, CHAPTER.velocities, 101))
+    reached = dp.policy_q(finer, CHAPTER).state_value
+    assert 1e-3 < float((reached - dp.optimal_q(CHAPTER).state_value).max()) < 0.1
 
 
 @pytest.mark.proves("claim-truth-dominates", method="simulated returns against the stored optimum")
@@ -301,11 +305,16 @@ def test_the_promise_converges(deviation: Deviation) -> None:
         distances = [row[name]["distance"] for row in rows]
         ratios = [finer / coarser for coarser, finer in itertools.pairwise(distances)]
         deviation(max(ratios), 2 / 3)
-    starts = pendulum.start_states()
+    starts = pendulum.start_states(50)
+    controller = pendulum.SwingUpController()
+    returns = pendulum.simulate(controller, *starts, dp.ENDLESS_STEPS, GAMMA)
     for row in rows[:2]:
         grid = dp.Grid(row["angles"], row["velocities"], row["torques"])
         promised = float(dp.optimal_q(grid).value(*starts).mean())
         assert promised == pytest.approx(row["optimum"]["promised"], abs=1e-3)
+        kept = row["controller"]
+        distance = float((dp.policy_q(controller, grid).value(*starts) - returns).abs().mean())
+        assert distance == pytest.approx(kept["distance"], abs=1e-2)
     assert [row["angles"] for row in rows] == [38, 76, 150, 300]
 
 
@@ -313,7 +322,11 @@ def test_the_promise_converges(deviation: Deviation) -> None:
 def test_the_extrapolation_is_exact_for_geometric_changes(deviation: Deviation) -> None:
     for limit, share in ((-137.0, 0.5), (2.0, 0.3), (0.0, 0.9)):
         g1, g2, g3 = (limit + 4 * share**k for k in range(3))
-        deviation(abs(extrapolated(g1, g2, g3) - limit), 1e-9)
+        rho = (g3 - g2) / (g2 - g1)
+        formula = g3 + (g3 - g2) * rho / (1 - rho)
+        deviation(abs(formula - limit), 1e-9)
+        deviation(abs(formula - extrapolated(g1, g2, g3)), 1e-9)
+        assert abs(g3 + (g3 - g2) * rho - limit) > 0.1 * abs(g3 - limit), "all later changes count"
     promises = [row["episode"]["promised"] for row in stored_rows()]
     achieved = stored_rows()[-1]["episode"]["achieved"]
     # What was achieved is no more than the limit, and the limit is close.
@@ -464,7 +477,22 @@ def test_stubs_are_told_gently(
             lambda r, v, p, b, g: (p * r).sum(-1) + g * v.mean(-1) + b,
             "weigh the next value too",
         ),
-        ("ex-truth-lottery", lambda r, v, p, b, g: r + v, "shape (6,)"),
+        ("ex-truth-lottery", lambda r, v, p, b, g: r + v, "shape (1,)"),
+        (
+            "ex-truth-lottery",
+            lambda r, v, p, b, g: p * (r + g * v) + b,
+            "Did you sum over the torques",
+        ),
+        (
+            "ex-truth-lottery",
+            lambda r, v, p, b, g: (p * (r + g * v) + b[:, None]).sum(-1),
+            "once for each torque",
+        ),
+        (
+            "ex-truth-lottery",
+            lambda r, v, p, b, g: r.mean(-1) + (p * g * v).sum(-1) + b,
+            "weigh the rewards too",
+        ),
         ("ex-truth-lottery", lambda r, v, p, b, g: 0 * b, "Wrong values"),
         ("ex-truth-which", RIGHT | {"optimum": True}, "its own policy's value"),
         ("ex-truth-which", RIGHT | {"soft": True}, "entropy bonus"),

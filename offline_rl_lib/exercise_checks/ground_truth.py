@@ -89,8 +89,14 @@ def _guaranteed(first: float, goal: float, discount: float) -> int:
 @checker("ex-truth-lottery")
 def check_lottery(answer: Any) -> str:
     """Compare with the definition on random numbers."""
+    # With one state a forgotten sum is a wrong shape; with six it would be torch's own error.
+    for states in (1, 6):
+        _check_lottery(answer, states, count=4, discount=0.9)
+    return "It agrees with the definition on random numbers, for 6 states and 4 torques."
+
+
+def _check_lottery(answer: Any, states: int, count: int, discount: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    states, count, discount = 6, 4, 0.9
     reward, next_value = torch.randn((2, states, count), generator=generator, dtype=torch.float64)
     weight = torch.rand((states, count), generator=generator, dtype=torch.float64)
     probability = weight / weight.sum(dim=1, keepdim=True)
@@ -98,7 +104,10 @@ def check_lottery(answer: Any) -> str:
     result = call(answer, reward, next_value, probability, bonus, discount)
     if not isinstance(result, Tensor) or result.shape != (states,):
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise WrongAnswer(f"A tensor of shape ({states},) is expected; got {shape}.")
+        raise WrongAnswer(
+            f"For {states} state(s) and {count} torques a tensor of shape ({states},) is "
+            f"expected; got {shape}. Did you sum over the torques?"
+        )
     mean = (probability * (reward + discount * next_value)).sum(dim=1)
     mistakes = [
         (mean, "The bonus is missing."),
@@ -117,16 +126,24 @@ def check_lottery(answer: Any) -> str:
             "The next value is not discounted.",
         ),
         (
+            mean + count * bonus,
+            "The bonus is inside the sum, so it is paid once for each torque; pay it once.",
+        ),
+        (
+            reward.mean(dim=1) + (probability * discount * next_value).sum(dim=1) + bonus,
+            "The probabilities must weigh the rewards too, not only the next value.",
+        ),
+        (
             (probability * reward).sum(dim=1) + discount * next_value.mean(dim=1) + bonus,
             "The probabilities must weigh the next value too, not only the reward.",
         ),
     ]
     if torch.allclose(result, mean + bonus):
-        return "It agrees with the definition on random numbers, for 6 states and 4 torques."
+        return
     for wrong, message in mistakes:
         if torch.allclose(result, wrong):
             raise WrongAnswer(message)
-    raise WrongAnswer("Wrong values for random numbers with 6 states and 4 torques.")
+    raise WrongAnswer(f"Wrong values for random numbers, {states} state(s) and {count} torques.")
 
 
 @checker("ex-truth-which")
@@ -137,7 +154,7 @@ def check_which(answer: Any) -> str:
         "optimum": "A critic estimates its own policy's value, and that may lie far below V*.",
         "soft": "A soft critic counts the entropy bonus, and the returns do not.",
         "above_100": "No reward is above 0, so no value is above 0, and 0 / 8 + 100 is 100.",
-        "one_start": "On the cliff the grid's value itself is off by that much.",
+        "one_start": "On the cliff the grid's value itself can be off by that much.",
     }
     if not isinstance(answer, Mapping) or set(answer) != set(expected):
         raise WrongAnswer(f"A dictionary with the keys {', '.join(expected)} is expected.")
