@@ -106,10 +106,7 @@ def check_actor_step(answer: Any) -> str:
     if torch.equal(_numbers(reader.policy), untouched):
         raise WrongAnswer("The loss is right, but the policy has not moved: step its optimiser.")
     if not torch.equal(_numbers(reader.policy), _numbers(library.policy)):
-        raise WrongAnswer(
-            "The loss is right, but the policy after the step is not the library's. Typical: no "
-            "zero_grad() before backward, critics under no_grad, or sample in place of rsample."
-        )
+        raise WrongAnswer(_step_help(reader, library, observation))
     return "The policy is the library's bit for bit, and nothing leaked."
 
 
@@ -148,6 +145,38 @@ def _loss_help(loss: float, observation: Tensor) -> str:
         f"The loss is {loss:.4f}, which is not the library's on the same noise. Draw once, with "
         "agent.generator, and take the mean of alpha * log_prob - min Q."
     )
+
+
+def _step_help(reader: SAC, library: SAC, observation: Tensor) -> str:
+    """Recognise the slip by the gradient that the reader's policy holds."""
+    held, right = _gradient(reader.policy), _gradient(library.policy)
+    agent = _agent()
+    policy = agent.policy(observation)
+    action, log_prob = policy.rsample_with_log_prob((), agent.generator)
+    slips: list[tuple[Tensor, str]] = [
+        (agent.temperature * log_prob, "The critics' values arrive without slopes: no_grad?"),
+        (
+            agent.temperature * policy.log_prob(action.detach()),
+            "This is the gradient of a constant action: sample in place of rsample?",
+        ),
+    ]
+    if torch.allclose(held, right + 1, atol=1e-4):
+        return "The loss is right, but zero_grad() is missing: an older gradient is added."
+    for values, message in slips:
+        agent.policy.zero_grad()
+        values.mean().backward(retain_graph=True)
+        if torch.allclose(held, _gradient(agent.policy), rtol=1e-2, atol=1e-5):
+            return f"The loss is right. {message}"
+    return (
+        "The loss is right, but the policy after the step is not the library's. Typical: a part "
+        "of the loss is detached, or the step is not the policy's own optimiser's."
+    )
+
+
+def _gradient(module: torch.nn.Module) -> Tensor:
+    """All gradients in one vector, zero where there is none."""
+    held = (torch.zeros_like(p) if p.grad is None else p.grad for p in module.parameters())
+    return torch.cat([gradient.flatten() for gradient in held])
 
 
 @checker("ex-actor-spike")
