@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from traitlets import TraitError
 
-from offline_rl_lib.widgets import TanhNormalFigure
+from offline_rl_lib.tabular import grid_world
+from offline_rl_lib.widgets import (
+    ProposalsFigure,
+    QLandscapeFigure,
+    TabularBoundFigure,
+    TanhNormalFigure,
+    TargetFilterFigure,
+)
+from offline_rl_lib.widgets.live_figure import LiveFigure
 
 
 def test_the_figure_carries_its_source_and_no_address() -> None:
@@ -48,3 +59,31 @@ def test_a_refused_bound_leaves_the_figure_as_it_was() -> None:
     with pytest.raises(TraitError, match="got low=1, high=1"):
         figure.low = 1.0
     assert figure.low == -1.0
+
+
+@pytest.mark.parametrize(
+    ("figure", "setting", "complaint"),
+    [
+        (ProposalsFigure, {"count": 4}, "count"),
+        (ProposalsFigure, {"weight": -1.0}, "weight"),
+        (TargetFilterFigure, {"rate": 0.3}, "rate"),
+        (TabularBoundFigure, {"push_up": 2}, "push_up"),
+        (TabularBoundFigure, {"discount": 1.0}, "discount"),
+        (QLandscapeFigure, {"landscapes": {}, "angle": 25}, "angle"),
+    ],
+)
+def test_every_figure_refuses_what_its_sliders_cannot_reach(
+    figure: type[LiveFigure], setting: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(TraitError, match=complaint):
+        figure(**setting)
+
+
+def test_the_grid_world_travels_with_its_figure() -> None:
+    state, world = TabularBoundFigure().get_state(), grid_world()
+    np.testing.assert_allclose(state["transition"], world.mdp.transition)
+    np.testing.assert_array_equal(state["reward"], world.mdp.reward)
+    np.testing.assert_array_equal(state["behaviour"], world.behaviour)
+    assert repr(TabularBoundFigure(push_up=0)) == (
+        "TabularBoundFigure(weight=1, push_up=0, lean=1, discount=0.8)"
+    )

@@ -37,7 +37,7 @@ export default liveFigure({
 `,
 
   measure({ penalty, angle, velocity }, model) {
-    const stored = model.get("landscapes");
+    const stored = JSON.parse(model.get("landscapes"));
     const agent = stored[AGENTS[penalty]];
     const at = (values) => values[angle][velocity];
     // Between the stored torques Q is drawn, and read, as straight lines.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import traitlets
@@ -28,7 +29,7 @@ class QLandscapeFigure(LiveFigure):
     penalty = traitlets.Enum((0, 1), 0).tag(sync=True)
     angle = traitlets.Int(0, min=0, max=24).tag(sync=True)
     velocity = traitlets.Int(2, min=0, max=4).tag(sync=True)
-    landscapes: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    landscapes = traitlets.Unicode().tag(sync=True)  # JSON: one line in the stored notebook
 
     def __init__(
         self,
@@ -38,6 +39,5 @@ class QLandscapeFigure(LiveFigure):
         velocity: int = 2,
         **traits: Any,
     ) -> None:
-        super().__init__(
-            landscapes=landscapes, penalty=penalty, angle=angle, velocity=velocity, **traits
-        )
+        text = json.dumps(landscapes, separators=(",", ":"))
+        super().__init__(landscapes=text, penalty=penalty, angle=angle, velocity=velocity, **traits)
