@@ -363,6 +363,13 @@ def test_uniform_proposals_reach_every_edge_of_the_box() -> None:
         torch.testing.assert_close(edge.float().mean(0), torch.full((3,), 0.02), rtol=0, atol=5e-3)
 
 
+def test_each_part_learns_at_its_own_rate() -> None:
+    rates = {"actor_learning_rate": 0.1, "critic_learning_rate": 0.2}
+    agent = make("CQL", **rates, temperature_learning_rate=0.3)
+    found = {name: part.param_groups[0]["lr"] for name, part in agent._optimisers().items()}
+    assert found == {"policy": 0.1, "critic": 0.2, "temperature": 0.3}
+
+
 def test_sac_critic_loss_is_the_sum_of_both_mean_squared_errors() -> None:
     agent, batch = make("SAC"), make_batch(7)
     target = make("SAC").td_target(batch)

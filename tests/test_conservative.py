@@ -245,7 +245,7 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> No
 
 
 def test_no_proposals_is_an_error() -> None:
-    with pytest.raises(ValueError, match="At least one proposal"):
+    with pytest.raises(ValueError, match=r"^At least one proposal"):
         log_mean_exp_q(torch.zeros(2, 0), torch.zeros(2, 0))
 
 

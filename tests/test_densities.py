@@ -438,6 +438,14 @@ def test_uniform_log_density_is_finite_in_5000_dimensions() -> None:
     assert uniform_log_density(low, high).item() == pytest.approx(-5_000 * math.log(4), rel=1e-12)
 
 
+def test_uniform_actions_have_the_precision_of_their_bounds() -> None:
+    bounds = torch.zeros(1, dtype=DOUBLE), torch.ones(1, dtype=DOUBLE)
+    actions = uniform_actions((1000,), *bounds, torch.Generator().manual_seed(0))
+    assert actions.dtype == DOUBLE
+    # Drawn in 32 bits and then widened, every action would be a multiple of 2^-24.
+    assert (actions * 2**24 != (actions * 2**24).round()).any()
+
+
 def test_uniform_actions_fill_the_whole_box() -> None:
     """R7: Kolmogorov-Smirnov per dimension; half of the box or [-1, 1] would fail."""
     low, high = np.array([-2.0, 0.0, -0.1]), np.array([2.0, 5.0, 0.3])
@@ -485,8 +493,8 @@ def test_bad_boxes_are_refused_everywhere(low: Any, high: Any, message: str) -> 
         pytest.param([0.0], [-1.0], "std must be positive.*smallest value is -1", id="negative"),
         pytest.param([0.0], [math.inf], "std must be positive and finite", id="infinite std"),
         pytest.param([0.0], [math.nan], "std must be positive and finite", id="nan std"),
-        pytest.param([math.nan], [1.0], "mean contains NaN or infinite", id="nan mean"),
-        pytest.param([math.inf], [1.0], "mean contains NaN or infinite", id="infinite mean"),
+        pytest.param([math.nan], [1.0], r"^mean contains NaN or infinite", id="nan mean"),
+        pytest.param([math.inf], [1.0], r"^mean contains NaN or infinite", id="infinite mean"),
         pytest.param([0.0, 0.0], [1.0, 1.0], r"d=1 from the box.*mean \(2,\)", id="wrong size"),
         pytest.param([[0.0], [0.0]], [1.0], r"mean \(2, 1\) and std \(1,\)", id="shapes differ"),
         pytest.param(0.0, 1.0, r"same shape \(\.\.\., d\)", id="no action dimension"),

@@ -27,6 +27,8 @@ def single(mdp: MDP, index: int) -> MDP:
     return MDP(mdp.reward[index], mdp.transition[index], mdp.discount)
 
 
+UNSUPPORTED = r"^An action is weighed"
+
 # ---- The problem ------------------------------------------------------------------------------
 
 
@@ -48,7 +50,12 @@ def test_random_problems_are_problems() -> None:
     ("reward", "transition", "discount", "message"),
     [
         (np.zeros((2, 3)), np.full((2, 3, 3), 1 / 3), 0.5, "must have shape"),
-        (np.zeros((2, 3)), np.full((2, 3, 2), 0.4), 0.5, "add up to one"),
+        (
+            np.zeros((2, 3)),
+            np.full((2, 3, 2), 0.4),
+            0.5,
+            r"^The probabilities",
+        ),
         (np.zeros((2, 3)), np.tile([1.5, -0.5], (2, 3, 1)), 0.5, "add up to one"),
         (np.zeros((2, 3)), np.full((2, 3, 2), 0.5), 1.0, "discount"),
         (np.zeros((2, 3)), np.full((2, 3, 2), 0.5), -0.1, "discount"),
@@ -154,16 +161,16 @@ def test_an_action_outside_the_support_is_refused() -> None:
     behaviour = np.array([[0.5, 0.5, 0.0]])
     inside, outside = np.array([[1.0, 0.0, 0.0]]), np.array([[0.5, 0.0, 0.5]])
     np.testing.assert_allclose(tabular.density_ratio(inside, behaviour), [[2.0, 0.0, 0.0]])
-    with pytest.raises(ValueError, match="never takes"):
+    with pytest.raises(ValueError, match=UNSUPPORTED):
         tabular.density_ratio(outside, behaviour)
-    with pytest.raises(ValueError, match="never takes"):
+    with pytest.raises(ValueError, match=UNSUPPORTED):
         tabular.chi_square(outside, behaviour)
     # Nor may the policy that is evaluated leave the support, even if nothing is pushed there.
     loop = MDP(np.zeros((1, 3)), np.ones((1, 3, 1)), 0.9)
     tabular.penalised_q(loop, inside, behaviour, 1.0, inside)
-    with pytest.raises(ValueError, match="never takes"):
+    with pytest.raises(ValueError, match=UNSUPPORTED):
         tabular.penalised_q(loop, outside, behaviour, 1.0, inside)
-    with pytest.raises(ValueError, match="never takes"):
+    with pytest.raises(ValueError, match=UNSUPPORTED):
         tabular.penalised_q(loop, inside, behaviour, 1.0, inside, outside)
 
 
@@ -227,9 +234,9 @@ def test_no_weight_changes_nothing_and_a_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="weight"):
         tabular.soft_penalty_step(target, behaviour, -0.1)
     for bad in (np.array([[0.0, 1.0]]), np.array([[-0.1, 1.1]])):
-        with pytest.raises(ValueError, match="without zeros"):
+        with pytest.raises(ValueError, match=r"^The soft penalty needs"):
             tabular.soft_penalty_step(target, bad, 1.0)
-        with pytest.raises(ValueError, match="without zeros"):
+        with pytest.raises(ValueError, match=r"^The soft penalty needs"):
             tabular.soft_penalty_step(target, behaviour, 1.0, bad)
 
 
@@ -295,7 +302,7 @@ def test_pairs_without_data_stay_and_are_left_out() -> None:
     assert policy[state, action] == 0
     np.testing.assert_allclose(policy.sum(-1), 1)
     tabular.chi_square(policy, data.behaviour)  # Now the support condition holds.
-    with pytest.raises(ValueError, match="never takes"):
+    with pytest.raises(ValueError, match=UNSUPPORTED):
         tabular.chi_square(world.policy, data.behaviour)
 
 
@@ -320,7 +327,7 @@ def test_data_that_cannot_be_drawn_are_refused() -> None:
         tabular.sample_data(mdp, behaviour, 0, rng)
     for factor, shift in ((2.0, 0.0), (1.0, -1.0)):
         other = MDP(factor * mdp.reward + shift, mdp.transition, mdp.discount)
-        with pytest.raises(ValueError, match="means in"):
+        with pytest.raises(ValueError, match=r"^Rewards of 0 or 1"):
             tabular.sample_data(other, behaviour, 5, rng)
 
 
