@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from offline_rl_lib.widgets.live_figure import FOLDER, source
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIXED_HEADINGS = [
     "The idea in one picture",
@@ -273,3 +275,12 @@ def test_sanitising_rules_match_what_they_say() -> None:
 def test_headings_inside_fences_do_not_count() -> None:
     cell = {"cell_type": "markdown", "source": "# A\n\n```python\n# no\n```\n\n## B\n"}
     assert headings([cell]) == [(1, "A"), (2, "B")]
+
+
+def test_every_stored_live_figure_carries_the_librarys_source(notebook: Notebook) -> None:
+    stored = notebook.content["metadata"].get("widgets", {})
+    states = stored.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    current = {source(path.stem) for path in FOLDER.glob("*.js") if path.stem != "live_figure"}
+    for state in states.values():
+        if "_esm" in state["state"]:
+            assert state["state"]["_esm"] in current, "store the chapter again: run.py notebooks"

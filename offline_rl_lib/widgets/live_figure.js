@@ -14,7 +14,7 @@
 // `numbers`, `data` and the setting also stand in the dataset of the root, for tests.
 
 const HEIGHT = 290;
-const MARGIN = { left: 58, right: 14, top: 14, bottom: 46 };
+const MARGIN = { left: 58, right: 22, top: 14, bottom: 46 };
 const UNITED = (name) => `
 .${name} { --ink: var(--pst-color-text-base, var(--jp-ui-font-color1, #222));
   --faint: var(--pst-color-text-muted, var(--jp-ui-font-color2, #555));
