@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from offline_rl_lib.widgets.live_figure import FOLDER, source
+from offline_rl_lib.widgets import live_figure
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIXED_HEADINGS = [
@@ -280,7 +280,8 @@ def test_headings_inside_fences_do_not_count() -> None:
 def test_every_stored_live_figure_carries_the_librarys_source(notebook: Notebook) -> None:
     stored = notebook.content["metadata"].get("widgets", {})
     states = stored.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    current = {source(path.stem) for path in FOLDER.glob("*.js") if path.stem != "live_figure"}
+    figures = {path.stem for path in live_figure.FOLDER.glob("*.js")} - {"live_figure"}
+    current = {live_figure.source(figure) for figure in figures}
     for state in states.values():
         if "_esm" in state["state"]:
             assert state["state"]["_esm"] in current, "store the chapter again: run.py notebooks"
