@@ -355,5 +355,5 @@ def test_landscape_shows_the_stored_values(
     relative = np.array(agent["predicted"][angle][velocity])
     relative = relative - np.interp(known, torque, relative)
     expected = np.column_stack([torque, relative])
-    np.testing.assert_allclose(live.data("promised"), expected, atol=1e-9)
+    np.testing.assert_allclose(live.data("promisedCurve"), expected, atol=1e-9)
     assert live.number("radians") == pytest.approx(stored["angle"][angle])

@@ -65,7 +65,7 @@ export default liveFigure({
     return {
       promised, truth, optimum, chosen, nearby, numbers,
       range: [Math.min(...shown), Math.max(...shown)],
-      data: { promised },
+      data: { promisedCurve: promised },
       description:
         `At ${numbers.radians.toFixed(2)} radians and ${numbers.speed} radians per second, ${AGENTS[penalty]}: the agent's ` +
         `torque is ${chosen.toFixed(2)}; over the data's its critics promise a gain of ${numbers.promised.toFixed(2)}, true is ${numbers.truth.toFixed(2)}.`,
