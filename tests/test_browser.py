@@ -32,9 +32,10 @@ def serious_findings(page: Any, colours: bool) -> list[str]:
     ]
 
 
-# The theme looks again for code that scrolls a moment after the window has changed.
-SCROLLING_CODE_TAKES_FOCUS = """() => [...document.querySelectorAll("pre")].every(
-    code => code.scrollWidth <= code.clientWidth || code.tabIndex === 0)"""
+# The theme looks again for what scrolls a moment after the window has changed.
+WHAT_SCROLLS_TAKES_FOCUS = """() =>
+    [...document.querySelectorAll("pre, .pst-scrollable-table-container")].every(
+    box => box.scrollWidth <= box.clientWidth || box.tabIndex === 0)"""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -50,7 +51,7 @@ def test_page_is_whole_quiet_and_accessible(open_page: Any, name: str, theme: st
         page.set_viewport_size({"width": width, "height": height})
         across = page.evaluate("document.documentElement.scrollWidth")
         assert across <= width, f"the page scrolls sideways at {width} pixels"
-        page.wait_for_function(SCROLLING_CODE_TAKES_FOCUS)
+        page.wait_for_function(WHAT_SCROLLS_TAKES_FOCUS)
         findings = serious_findings(page, colours=width == WIDE[0])
         assert findings == [], f"at {width} pixels"
     assert opened.problems == []
