@@ -80,6 +80,7 @@ class Agent:
     """
 
     settings_class: type[AgentSettings] = AgentSettings
+    policy_class: type[GaussianPolicy] = GaussianPolicy
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class Agent:
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.updates = 0
         with seeded_initialisation(settings.seed):
-            self.policy = GaussianPolicy(
+            self.policy = self.policy_class(
                 self.observation_size, low, high, settings.policy_hidden_sizes
             ).to(self.device)
         # fused: one kernel for all parameters; the plain loop costs more than these small networks.
@@ -115,6 +116,13 @@ class Agent:
     def from_dataset(cls, dataset: OfflineDataset, settings: AgentSettings | None = None) -> Self:
         """Build an agent for the spaces of a dataset."""
         return cls(dataset.observation_space, dataset.action_space, settings)
+
+    def learns_from(self, dataset: OfflineDataset) -> OfflineDataset:
+        """Return the part of a dataset that this agent learns from: all of it, unless it says so.
+
+        ``train`` asks once, before the first minibatch.
+        """
+        return dataset
 
     def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Learn from one minibatch and return the logged metrics."""

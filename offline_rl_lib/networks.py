@@ -35,6 +35,7 @@ class GaussianPolicy(nn.Module):
 
     low: Tensor
     high: Tensor
+    distribution_class: type[TanhNormal] = TanhNormal
 
     def __init__(
         self, observation_size: int, low: BoxBound, high: BoxBound, hidden_sizes: tuple[int, ...]
@@ -56,7 +57,7 @@ class GaussianPolicy(nn.Module):
         mean, log_std = self.mean_and_log_std(self.body(observation)).chunk(2, dim=-1)
         std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
         # The clamp makes std positive and the box was checked above: nothing left to validate.
-        return TanhNormal(mean, std, self.low, self.high, validate_args=False)
+        return self.distribution_class(mean, std, self.low, self.high, validate_args=False)
 
 
 class TwinLinear(nn.Module):

@@ -28,7 +28,8 @@ def train(
 
     Args:
         agent: the agent; it is changed in place.
-        dataset: the transitions.
+        dataset: the transitions; the agent may choose a part of them, see
+            :meth:`offline_rl_lib.agent.Agent.learns_from`.
         updates: number of gradient updates.
         batch_size: transitions per update.
         seed: seeds the choice of minibatches.
@@ -43,6 +44,7 @@ def train(
     Raises:
         FloatingPointError: a metric is no longer finite.
     """
+    dataset = agent.learns_from(dataset)
     generator = torch.Generator().manual_seed(seed)
     history: dict[str, list[float]] = {"updates": []}
     stretch: list[dict[str, float]] = []
