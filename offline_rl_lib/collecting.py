@@ -37,8 +37,7 @@ from offline_rl_lib.densities import uniform_actions
 from offline_rl_lib.progress import progress
 from offline_rl_lib.sac import SAC, SACSettings
 
-REPLAY, NARROW = "pendulum/replay-v0", "pendulum/narrow-v0"
-NARROW_EPISODES = range(10, 20)
+REPLAY = "pendulum/replay-v0"
 DATA_FILES = "data"
 
 PENDULUM_SAC = SACSettings(
@@ -142,12 +141,12 @@ def collect_dataset(
     settings = settings or CollectionSettings()
     folder = Path(out) / name
     made = {"how": "online SAC from scratch, every transition kept", **asdict(settings)}
-    if (existing := _existing(folder, made)) is not None:
+    if (existing := existing_dataset(folder, made)) is not None:
         return existing
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    env = _environment(settings.env_id)
+    env = make_environment(settings.env_id)
     try:
-        collection = _Collection(env, settings)
+        collection = Collection(env, settings)
         done = collection.resume(unfinished)
         for episode in progress(range(done, settings.episodes), description=name):
             collection.run_episode(episode)
@@ -184,7 +183,7 @@ def collect_selection(
         "source_episodes": selection.episode.unique().tolist(),
     }
     folder = Path(out) / name
-    if (existing := _existing(folder, made)) is not None:
+    if (existing := existing_dataset(folder, made)) is not None:
         return existing
     store_dataset(selection, folder, source.card["env_id"], made)
     return load_dataset(folder)
@@ -273,7 +272,7 @@ def card_as_markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Collection:
+class Collection:
     """The agent, its data so far, and how to go on."""
 
     def __init__(self, env: gym.Env[Any, Any], settings: CollectionSettings) -> None:
@@ -364,7 +363,12 @@ class _Collection:
         return int(start_seed), int(other_seed)
 
 
-def _environment(env_id: str) -> gym.Env[Any, Any]:
+def make_environment(env_id: str) -> gym.Env[Any, Any]:
+    """Make a registered environment that has a time limit.
+
+    Raises:
+        ValueError: an unknown environment, or one without a time limit.
+    """
     try:
         env = gym.make(env_id)
     except gym.error.Error as error:
@@ -383,7 +387,7 @@ def _serialisable_spec(env_id: str) -> gym.envs.registration.EnvSpec | None:
     return spec if isinstance(spec.entry_point, str) else None
 
 
-def _existing(folder: Path, made: Mapping[str, Any]) -> OfflineDataset | None:
+def existing_dataset(folder: Path, made: Mapping[str, Any]) -> OfflineDataset | None:
     """Load the dataset if it is there and was made like this; None if it is not there."""
     if not folder.exists():
         return None
@@ -457,15 +461,18 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder to write to (default: %(default)s)",
     )
     out: Path = parser.parse_args(arguments).out
+    from offline_rl_lib import behaviours  # It imports this module, so it cannot come first.
+
     # One thread: the data are the same bits on every run, and these small networks gain nothing.
     torch.set_num_threads(1)
     try:
-        replay = collect_dataset(out, REPLAY)
-        narrow = collect_selection(replay, out, NARROW, NARROW_EPISODES)
+        datasets = [collect_dataset(out, REPLAY)]
+        datasets += behaviours.make_recorded(out)
+        datasets += behaviours.make_selected(out)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
-    for dataset in (replay, narrow):
+    for dataset in datasets:
         shipped = SHIPPED_DATASETS / dataset.name / CARD_FILE
         same = shipped.is_file() and (
             json.loads(shipped.read_text(encoding="utf-8"))["sha256"] == dataset.card["sha256"]

@@ -18,7 +18,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from offline_rl_lib import collecting
+from offline_rl_lib import behaviours, collecting
 from offline_rl_lib.collecting import (
     PENDULUM_SAC,
     CollectionSettings,
@@ -205,7 +205,7 @@ def test_a_started_collection_of_other_settings_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(collecting._Collection, "dataset", _stop)
+        patch.setattr(collecting.Collection, "dataset", _stop)
         with pytest.raises(KeyboardInterrupt):
             collect_dataset(tmp_path, NAME, TINY, checkpoint_every=2)
     with pytest.raises(ValueError, match="started collection with other settings"):
@@ -290,11 +290,12 @@ def test_the_shipped_data_come_from_these_settings(tmp_path: Path) -> None:
         )
 
 
-def test_the_command_makes_both_and_can_be_repeated(
+def test_the_command_makes_all_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(collecting, "CollectionSettings", lambda: TINY)
-    monkeypatch.setattr(collecting, "NARROW_EPISODES", range(2, 4))
+    monkeypatch.setattr(behaviours, "RECORDED", {})
+    monkeypatch.setattr(behaviours, "SELECTED", {"tests/part-v0": (collecting.REPLAY, range(2, 4))})
     threads = torch.get_num_threads()
     for _ in range(2):
         assert collecting.main(["--out", str(tmp_path)]) == 0
