@@ -19,7 +19,7 @@ from gymnasium import Space, spaces
 from torch import Tensor, nn
 
 from offline_rl_lib.densities import as_box
-from offline_rl_lib.networks import GaussianPolicy, seeded_initialisation
+from offline_rl_lib.networks import DeterministicPolicy, GaussianPolicy, seeded_initialisation
 
 if TYPE_CHECKING:
     from offline_rl_lib.data import OfflineDataset, TransitionBatch
@@ -80,7 +80,7 @@ class Agent:
     """
 
     settings_class: type[AgentSettings] = AgentSettings
-    policy_class: type[GaussianPolicy] = GaussianPolicy
+    policy_class: type[GaussianPolicy | DeterministicPolicy] = GaussianPolicy
 
     def __init__(
         self,

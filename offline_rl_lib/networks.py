@@ -129,3 +129,63 @@ class TwinCritic(nn.Module):
             features = layer(torch.relu(features))
         q_values = features.view(2, batch, count)
         return q_values if action.dim() == 3 else q_values.squeeze(2)
+
+
+def perceptron(inputs: int, hidden_sizes: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """A plain network: linear layers with rectifiers between them, ``(..., inputs)`` to outputs."""
+    widths = (inputs, *hidden_sizes)
+    layers: list[nn.Module] = []
+    for width, hidden_size in pairwise(widths):
+        layers += [nn.Linear(width, hidden_size), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+class ValueNetwork(nn.Module):
+    """Map observations to one number each, the value of the state."""
+
+    def __init__(self, observation_size: int, hidden_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.body = perceptron(observation_size, hidden_sizes, 1)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Return values of shape ``(...)`` for observations of shape ``(..., o)``."""
+        return self.body(observation).squeeze(-1)
+
+
+class OneAction:
+    """A distribution with all its mass on one action, so that every policy can be asked alike."""
+
+    def __init__(self, action: Tensor) -> None:
+        self.mode = action
+
+    def sample(
+        self, shape: tuple[int, ...] = (), generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the one action, repeated: ``shape + (..., d)``. No randomness is used."""
+        return self.mode.detach().expand(*shape, *self.mode.shape)
+
+
+class DeterministicPolicy(nn.Module):
+    """Map observations to one action each, ``mid + half * tanh(u)``.
+
+    The arguments are those of :class:`GaussianPolicy`.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self, observation_size: int, low: BoxBound, high: BoxBound, hidden_sizes: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        low_tensor, high_tensor = as_box(low, high)
+        self.register_buffer("low", low_tensor)
+        self.register_buffer("high", high_tensor)
+        self.body = perceptron(observation_size, hidden_sizes, low_tensor.shape[0])
+
+    def forward(self, observation: Tensor) -> OneAction:
+        """Return the policy's action at observations of shape ``(..., o)``."""
+        mid, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        action = mid + half * torch.tanh(self.body(observation))
+        # The clamp only removes the last-bit rounding of mid + half, which can leave the box.
+        return OneAction(action.clamp(self.low, self.high))
