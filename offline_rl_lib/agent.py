@@ -18,7 +18,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor, nn
 
-from offline_rl_lib.densities import as_box
+from offline_rl_lib.densities import as_box, require_inside
 from offline_rl_lib.networks import DeterministicPolicy, GaussianPolicy, seeded_initialisation
 
 if TYPE_CHECKING:
@@ -278,10 +278,14 @@ class Agent:
                 )
         return type(batch)(*(tensor.to(self.device) for tensor in batch))
 
+    def _check_actions(self, batch: TransitionBatch) -> None:
+        """Check that the actions of a minibatch can be scored: they must lie in the action box."""
+        require_inside(batch.action, self.low, self.high)
+
 
 def metrics_to_floats(metrics: dict[str, Tensor]) -> dict[str, float]:
     """Convert scalar tensors to floats with a single transfer from the device."""
-    values = torch.stack([value.detach().reshape(()) for value in metrics.values()]).tolist()
+    values = torch.stack([value.detach() for value in metrics.values()]).tolist()
     return dict(zip(metrics, values, strict=True))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from offline_rl_lib.agent import Agent, AgentSettings, metrics_to_floats
 
 if TYPE_CHECKING:
@@ -26,8 +28,12 @@ class BC(Agent):
     def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Take one step on the negative mean log-density of the batch's actions."""
         batch = self._check(batch)
-        log_prob = self.policy(batch.observation).log_prob(batch.action)
-        loss = -log_prob.mean()
+        self._check_actions(batch)
+        loss = self.cloning_loss(batch)
         self._step(self.policy_optimiser, loss, self.policy)
         self.updates += 1
         return metrics_to_floats({"negative_log_likelihood": loss})
+
+    def cloning_loss(self, batch: TransitionBatch) -> Tensor:
+        """Return the mean of minus the log-density of the batch's actions."""
+        return -self.policy(batch.observation).log_prob(batch.action).mean()

@@ -105,7 +105,7 @@ class CQLLagrange(CQL):
             metrics
             | {
                 "actor_loss": actor_loss,
-                "entropy": -log_prob.mean(),
+                "entropy": -log_prob.mean(dim=-1),
                 "temperature": self.temperature,
                 "penalty_weight": self.penalty_weight,
             }

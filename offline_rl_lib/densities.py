@@ -80,8 +80,9 @@ class TanhNormal:
         std: its standard deviation, same shape, above zero.
         low: lower bounds of the box, shape ``(d,)``, in the environment's units.
         high: upper bounds, shape ``(d,)``.
-        validate_args: check ``mean``, ``std`` and the box. The agents switch this off inside
-            their updates, where the values come from a network that bounds them.
+        validate_args: check ``mean``, ``std``, the box, and that scored actions lie in it. The
+            agents switch this off inside their updates, where the values come from a network that
+            bounds them, and check the data's actions themselves.
 
     Raises:
         ValueError: shapes do not fit, ``std`` is not positive, or the box is not finite.
@@ -99,7 +100,7 @@ class TanhNormal:
         if validate_args:
             # Whole numbers would otherwise make an integer box and round the bounds away.
             mean, std = _floating(mean), _floating(std)
-        self.mean, self.std = mean, std
+        self.mean, self.std, self._validate_args = mean, std, validate_args
         self.low = torch.as_tensor(low, dtype=mean.dtype, device=mean.device)
         self.high = torch.as_tensor(high, dtype=mean.dtype, device=mean.device)
         if validate_args:
@@ -178,15 +179,8 @@ class TanhNormal:
             raise ValueError(
                 f"Actions must have shape (..., {self.low.shape[0]}); got {tuple(action.shape)}."
             )
-        outside = ~((action >= self.low) & (action <= self.high))  # so that NaN is outside
-        if outside.any():
-            rows = outside.any(dim=-1)
-            example = action[rows].reshape(-1, self.low.shape[0])[0].tolist()
-            raise ValueError(
-                f"{int(rows.sum())} action(s) lie outside the box low={self.low.tolist()}, "
-                f"high={self.high.tolist()}; the first is {example}. Actions are expected in "
-                "the environment's units."
-            )
+        if self._validate_args:
+            require_inside(action, self.low, self.high)
         # Distances to both bounds in units of half the width: 1 + y and 1 - y for y in [-1, 1].
         # atanh(y) = (log(1 + y) - log(1 - y)) / 2 keeps full precision near either bound.
         inside = 8 * torch.finfo(action.dtype).eps
@@ -211,6 +205,28 @@ class TanhNormal:
         standardised = (pre_tanh - self.mean) / self.std
         log_normal = -0.5 * standardised.square() - self.std.log() - LOG_SQRT_2PI
         return (log_normal - self.half.log() - log_tanh_jacobian(pre_tanh)).sum(dim=-1)
+
+
+def require_inside(action: Tensor, low: Tensor, high: Tensor) -> None:
+    """Refuse actions outside a box.
+
+    Args:
+        action: shape ``(..., d)``, in the environment's units.
+        low: lower bounds, shape ``(d,)``.
+        high: upper bounds, shape ``(d,)``.
+
+    Raises:
+        ValueError: an action lies outside the box or is NaN.
+    """
+    outside = ~((action >= low) & (action <= high))  # so that NaN is outside
+    if outside.any():
+        rows = outside.any(dim=-1)
+        example = action[rows].reshape(-1, low.shape[0])[0].tolist()
+        raise ValueError(
+            f"{int(rows.sum())} action(s) lie outside the box low={low.tolist()}, "
+            f"high={high.tolist()}; the first is {example}. Actions are expected in "
+            "the environment's units."
+        )
 
 
 def uniform_log_density(low: BoxBound, high: BoxBound) -> Tensor:

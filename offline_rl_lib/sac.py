@@ -121,7 +121,7 @@ class SAC(Agent):
             metrics
             | {
                 "actor_loss": actor_loss,
-                "entropy": -log_prob.mean(),
+                "entropy": -log_prob.mean(dim=-1),
                 "temperature": self.temperature,
             }
         )
