@@ -1,8 +1,9 @@
-"""Twelve mistakes in CQL that raise no error, each as a subclass with one thing wrong.
+"""Mistakes in CQL that raise no error, each as a subclass with one thing wrong.
 
-All but one were found in public programs, several in programs that many people learn from; the
-docstrings say where. They are written anew here and shown with thanks: each program works in the
-task that it was made for, which is why the mistakes are hard to see.
+They were found in public programs, several of which many people learn from; the docstrings say
+where. One of the differences is harmless, and one is a step away from the place where it was found.
+They are written anew here and shown with thanks: each program works in the task that it was made
+for, which is why the mistakes are hard to see.
 
 Every class draws the random numbers that :class:`CQL` draws, in the same order, so a run can be
 compared with the correct one of the same seed. ``BUGS`` lists them, ``SILENT_BUGS`` trains them.
@@ -11,16 +12,15 @@ compared with the correct one of the same seed. ``BUGS`` lists them, ``SILENT_BU
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from offline_rl_lib.conservative import log_mean_exp_q
-from offline_rl_lib.cql import CQL
+from offline_rl_lib.cql import CQL, CQLSettings
+from offline_rl_lib.cql_lagrange import CQLLagrange, CQLLagrangeSettings
 from offline_rl_lib.data import OfflineDataset, TransitionBatch
 from offline_rl_lib.densities import LOG_SQRT_2PI, TanhNormal, log_tanh_jacobian
 from offline_rl_lib.experiments import PENDULUM_CQL, Experiment
@@ -360,7 +360,47 @@ class PostCQL(UniformOnUnitBox, NoLogN):
         return one_flag(dataset)
 
 
+# ---- The learned weight --------------------------------------------------------------------------
+
+
+class MultiplierInCritic(CQLLagrange):
+    """The multiplier's own loss reaches the critic, with a minus sign.
+
+    Wrong: the critic minimises ``penalty - w / 2 * penalty``, and the learned ``w`` does not
+    multiply the penalty anywhere else. The push is ``1 - w / 2``: the larger the weight, the
+    weaker, and turned round as soon as w exceeds 2.
+
+    Seen: TorchRL 0.14.1, ``objectives/cql.py``, with ``sota-implementations/cql``, which adds all
+    losses up: the penalty is not detached in the loss of the multiplier.
+
+    Right: the critic's penalty times a ``w`` without gradient; the multiplier's loss on a penalty
+    without gradient.
+    """
+
+    def critic_loss(self, batch: TransitionBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of losses whose gradient the critics would get there."""
+        _, metrics = super().critic_loss(batch)
+        push = 1 - self.penalty_weight / 2
+        return 2 * (metrics["td_loss"] + push * metrics["penalty"]), metrics
+
+
 # ---- The registry and the runs -------------------------------------------------------------------
+
+SMALL = replace(
+    PENDULUM_CQL, policy_hidden_sizes=(64,), critic_hidden_sizes=(64, 64), penalty_weight=0.25
+)
+"""CQL with the weight that serves narrow data best, in networks of half the usual width."""
+
+LAGRANGE = CQLLagrangeSettings(
+    **{field.name: getattr(SMALL, field.name) for field in fields(SMALL)} | {"penalty_weight": 1.0}
+)
+"""The same with a learned weight that starts at 1 and steers the penalty to zero."""
+
+WARM = replace(SMALL, penalty_temperature=2.0)
+"""The same with a soft maximum at temperature 2, where a mistake with T can be seen."""
+
+UNIT_BOX_ENTROPY = replace(SMALL, target_entropy=-1.0)
+"""The same with the entropy target -d, which belongs to a density on [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -370,59 +410,50 @@ class Bug:
     Attributes:
         agent_class: CQL with this one thing wrong.
         note: what is wrong, in one line.
-        settings: settings under which the mistake occurs, where they differ from the correct run.
+        settings: of its runs.
         control: the method of ``SILENT_BUGS`` that differs from this one by the mistake alone.
     """
 
     agent_class: type[CQL]
     note: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: CQLSettings = SMALL
     control: str = "correct"
 
 
 BUGS: dict[str, Bug] = {
     "tanh twice": Bug(TanhTwice, "log-density corrected at tanh(tanh(u))"),
     "missing scale": Bug(
-        MissingScale, "log-density without the log of the half width", {"target_entropy": -1.0}
+        MissingScale, "log-density without the log of the half width", UNIT_BOX_ENTROPY
     ),
     "uniform on [-1, 1]": Bug(UniformOnUnitBox, "uniform proposals on half of the box"),
     "uniform on [0, 1]": Bug(UniformFromZero, "uniform proposals on a quarter of the box"),
     "wrong sign": Bug(WrongSign, "log-density of the policy added instead of subtracted"),
     "logsumexp of three": Bug(SoftMaximumOfThree, "soft maximum over 3 proposals instead of 3N"),
-    "temperature in weight": Bug(
-        TemperatureInWeight,
-        "log-density divided by the temperature",
-        {"penalty_temperature": 2.0},
-        "correct, T = 2",
-    ),
     "scored at next state": Bug(ScoredAtNextState, "next policy's proposals scored at next state"),
     "truncation ends": Bug(TruncationAsTermination, "time limit cuts the bootstrap"),
     "broadcast": Bug(BroadcastError, "every value compared with every target"),
+    "post": Bug(PostCQL, "the original post's code, all at once", UNIT_BOX_ENTROPY),
+    "temperature in weight": Bug(
+        TemperatureInWeight, "log-density divided by the temperature", WARM, "correct, T = 2"
+    ),
+    "multiplier in critic": Bug(
+        MultiplierInCritic, "learned weight pushes the wrong way", LAGRANGE, "correct, learned w"
+    ),
     "no log N": Bug(NoLogN, "sum instead of mean in the logarithm; harmless"),
-    "post": Bug(PostCQL, "the original post's code, all at once", {"target_entropy": -1.0}),
 }
 """The switches by name."""
-
-SMALL = replace(
-    PENDULUM_CQL, policy_hidden_sizes=(64,), critic_hidden_sizes=(64, 64), penalty_weight=0.25
-)
-"""CQL with the weight that serves narrow data best, in networks of half the usual width."""
 
 SILENT_BUGS = Experiment(
     name="silent_bugs",
     datasets=("pendulum/narrow-v0",),
     methods={
         "correct": (CQL, SMALL),
-        "correct, T = 2": (CQL, replace(SMALL, penalty_temperature=2.0)),
-        "correct, w = 5": (CQL, replace(SMALL, penalty_weight=5.0)),
-        **{name: (bug.agent_class, replace(SMALL, **bug.settings)) for name, bug in BUGS.items()},
-        "post, w = 5": (PostCQL, replace(SMALL, penalty_weight=5.0, target_entropy=-1.0)),
+        "correct, T = 2": (CQL, WARM),
+        "correct, learned w": (CQLLagrange, LAGRANGE),
+        **{name: (bug.agent_class, bug.settings) for name, bug in BUGS.items()},
     },
     seeds=tuple(range(10)),
     updates=5_000,
     evaluate_every=1_000,
 )
-"""Ten runs of every switch on the narrow data, and of what it has to be compared with.
-
-The weight is 0.25; the post's own weight, 5, is tried on the post's code and on the correct one.
-"""
+"""Ten runs of every switch on the narrow data, and of what it has to be compared with."""
