@@ -103,6 +103,7 @@ class IQL(CriticAgent):
             The logged metrics: means over the batch.
         """
         batch = self._check(batch)
+        self._check_actions(batch)
         value_loss, metrics = self.value_loss(batch)
         self._step(self.value_optimiser, value_loss, self.value)
         actor_loss, actor_metrics = self.actor_loss(batch)

@@ -21,5 +21,5 @@ SHARED: dict[str, Any] = {
 
 PENDULUM_BEST_BC = BestBCSettings(fraction=0.1)
 PENDULUM_TD3BC = TD3BCSettings(**SHARED, q_weight=2.5)
-PENDULUM_IQL = IQLSettings(**SHARED, expectile=0.7, inverse_temperature=3.0)
+PENDULUM_IQL = IQLSettings(**SHARED, expectile=0.7, inverse_temperature=15.0)
 PENDULUM_CQL_LAGRANGE = CQLLagrangeSettings(**SHARED, penalty_threshold=0.0)
