@@ -249,19 +249,61 @@ class Watched:
             raise KeyError(f"No trained policy is called {name!r}; there are {list(TRAINED)}.")
         return policy
 
-    def kept(self, name: str, reward: FloatArray, start: int) -> float:
-        """Scaled discounted reward from a step on, as far as the policy's critics can see.
+    def kept(self, reward: FloatArray) -> FloatArray:
+        """Scaled discounted reward of episodes, as far as the trained critics can see.
 
         Args:
-            name: of a trained policy with critics; its discount, shift and scale are used.
-            reward: (steps,), environment's units.
-            start: the step from which on rewards count.
+            reward: (steps, n), environment's units, from the state in question on.
+
+        Returns:
+            (n,): the reward of step t counts discount^t times the share that looks so far ahead.
         """
-        settings = self.network(name).record["settings"]
-        earned = (reward[start:] + settings["reward_shift"]) * settings["reward_scale"]
-        seen = self.reach[: len(earned)]
-        discount = settings["discount"] ** np.arange(len(seen))
-        return float((discount * seen * earned[: len(seen)]).sum())
+        earned = (reward[: len(self.reach)] + _SMALL.reward_shift) * _SMALL.reward_scale
+        weight = self.reach[: len(earned)] * _SMALL.discount ** np.arange(len(earned))
+        kept: FloatArray = weight @ earned
+        return kept
+
+    def cost(self, swung: Swing) -> FloatArray:
+        """Return that each torque of an episode costs, if the optimum took over after it.
+
+        Returns:
+            (steps, n), max over torques of the optimum's Q minus that of the torque taken: never
+            negative but for torques between those of the grid.
+        """
+        angle, velocity, torque = map(torch.from_numpy, (swung.angle, swung.velocity, swung.torque))
+        values = self.optimum.q(angle[..., None], velocity[..., None], self.torques)
+        cost: FloatArray = (values.amax(dim=-1) - self.optimum.q(angle, velocity, torque)).numpy()
+        return cost
+
+    @property
+    def torques(self) -> torch.Tensor:
+        """The optimum's choice of torques, N m."""
+        return self.optimum.grid.torque_values()
+
+    def landscape(
+        self, name: str, angle: float, velocity: float, torque: FloatArray
+    ) -> dict[str, FloatArray]:
+        """Q over torque in one state.
+
+        Args:
+            name: of a policy.
+            angle: rad.
+            velocity: rad/s.
+            torque: (K,) N m.
+
+        Returns:
+            (K,) each: ``promised`` by the policy's critics, if it has any; ``kept``, by taking
+            the torque and then following the policy, as far as critics can see; both in scaled
+            reward. ``best``, if the optimum takes over, in the environment's units.
+        """
+        policy = self.policies[name]
+        here, speed = (torch.tensor(x, dtype=torch.float64) for x in (angle, velocity))
+        next_angle, next_velocity, reward = step(here, speed, torch.from_numpy(torque))
+        after = swing(policy, next_angle.numpy(), next_velocity.numpy(), len(self.reach))
+        values = {"kept": self.kept(np.concatenate((reward.numpy()[None], after.reward)))}
+        if isinstance(policy, NetworkPolicy) and policy.critics:
+            values["promised"] = policy.q(np.array(angle), np.array(velocity), torque)
+        return values | {"best": self.optimum.q(here, speed, torch.from_numpy(torque)).numpy()}
 
 
 # ---- The file -----------------------------------------------------------------------------------
@@ -406,6 +448,7 @@ def _trained(name: str) -> Record:
     return {
         "policy": _stored_layers(policy),
         "critics": _stored_layers(critic_layers(agent)) if isinstance(agent, SAC) else [],
+        "temperature": float(agent.temperature) if isinstance(agent, SAC) else None,
         "low": float(agent.low),
         "high": float(agent.high),
         "returns": {"mean": round(float(returns.mean()), 1), "starts": len(EVALUATION_SEEDS)},
