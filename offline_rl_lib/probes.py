@@ -199,6 +199,7 @@ def penalty_of(agent: Any, batch: TransitionBatch, function: Function) -> float:
 def _critic_loss(agent: Any, batch: TransitionBatch) -> tuple[Tensor, dict[str, Tensor]]:
     if not hasattr(agent, "critic_loss"):
         raise NotApplicable("The agent has no critic_loss.")
+    torch.manual_seed(0)  # for agents without a generator of their own
     loss, metrics = agent.critic_loss(batch)
     return loss, metrics
 
@@ -354,7 +355,7 @@ def loop(agent_class: type[Any], settings: Any) -> tuple[float, float, float]:
 
     def mean_target(value: float) -> float:
         agent.target_critic = KnownCritic(lambda _, a: torch.full(a.shape[:-1], value))
-        return float(agent.td_target(batch).double().mean())
+        return float(agent.td_target(batch).detach().double().mean())
 
     start = mean_target(0.0)
     slope = (mean_target(100.0) - start) / 100
@@ -506,7 +507,8 @@ def run_probe(name: str, agent_class: type[Any], settings: Any) -> Verdict:
         raise KeyError(f"There is no probe {name!r}; the probes are {sorted(PROBES)}.")
     probe = PROBES[name]
     try:
-        measured, expected, tolerance = probe.ask(agent_class, settings)
+        with torch.random.fork_rng(devices=[]):
+            measured, expected, tolerance = probe.ask(agent_class, settings)
     except NotApplicable as reason:
         return Verdict(name, None, math.nan, math.nan, math.nan, str(reason))
     passed = abs(measured - expected) <= tolerance
