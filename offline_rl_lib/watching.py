@@ -32,11 +32,12 @@ from offline_rl_lib.data import OfflineDataset, load_dataset
 from offline_rl_lib.dynamic_programming import ActionValues, Grid, optimal_q
 from offline_rl_lib.evaluation import EVALUATION_SEEDS, Policy
 from offline_rl_lib.experiments import PENDULUM_CQL, RESULTS
-from offline_rl_lib.failure import Support, backups_seen, evaluation_starts
+from offline_rl_lib.failure import Support, backups_seen
 from offline_rl_lib.networks import LOG_STD_MAX, LOG_STD_MIN
 from offline_rl_lib.pendulum import (
     EPISODE_STEPS,
     SwingUpController,
+    evaluation_starts,
     observation_of,
     simulate,
     state_of,
