@@ -12,8 +12,11 @@ compared with the correct one of the same seed. ``BUGS`` lists them, ``SILENT_BU
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +27,11 @@ from offline_rl_lib.cql_lagrange import CQLLagrange, CQLLagrangeSettings
 from offline_rl_lib.data import OfflineDataset, TransitionBatch
 from offline_rl_lib.densities import LOG_SQRT_2PI, TanhNormal, log_tanh_jacobian
 from offline_rl_lib.experiments import PENDULUM_CQL, Experiment
+from offline_rl_lib.intervals import (
+    FloatArray,
+    interquartile_mean,
+    stratified_bootstrap_interval,
+)
 from offline_rl_lib.networks import GaussianPolicy
 
 # ---- The density of the policy ------------------------------------------------------------------
@@ -457,3 +465,67 @@ SILENT_BUGS = Experiment(
     evaluate_every=1_000,
 )
 """Ten runs of every switch on the narrow data, and of what it has to be compared with."""
+
+# ---- What a bug did ------------------------------------------------------------------------------
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far a method's runs are from those of its control, with a 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        """Difference and interval, without digits after the point."""
+        return f"{self.difference:+.0f} [{self.low:+.0f}, {self.high:+.0f}]"
+
+
+def last_return(run: Record) -> float:
+    """Mean return over the paired starts after a run's last update."""
+    return float(np.mean(run["returns"][-1]))
+
+
+def last_data_q(run: Record) -> float:
+    """Mean Q on the data over a run's last stretch of updates, in scaled reward."""
+    return float(run["metrics"]["data_q"][-1])
+
+
+def effect(
+    runs: Sequence[Record],
+    method: str,
+    control: str | None = None,
+    value: Callable[[Record], float] = last_return,
+) -> Effect:
+    """Compare the interquartile means of a method's and its control's runs.
+
+    Args:
+        runs: stored runs.
+        method: a method of ``SILENT_BUGS``.
+        control: what it is compared with; the bug's own control if left out.
+        value: what is compared, a number per run.
+
+    Returns:
+        Method minus control, and its stratified bootstrap interval: the seeds of both are drawn
+        again, each among themselves.
+    """
+    control = BUGS[method].control if control is None else control
+    mine, theirs = (
+        np.array([value(run) for run in runs if run["method"] == name])
+        for name in (method, control)
+    )
+
+    def difference(values: FloatArray, axis: int = -1) -> Any:
+        ours, other = np.split(values, [len(mine)], axis=axis)
+        return interquartile_mean(ours, axis=axis) - interquartile_mean(other, axis=axis)
+
+    low, high = stratified_bootstrap_interval([mine, theirs], difference)
+    return Effect(float(difference(np.concatenate([mine, theirs]))), low, high)
