@@ -210,7 +210,8 @@ def swing(
         velocity: (n,) rad/s.
         steps: length of the episodes.
     """
-    theta, speed = (torch.tensor(np.atleast_1d(x), dtype=torch.float64) for x in (angle, velocity))
+    theta = torch.tensor(np.atleast_1d(angle), dtype=torch.float64)
+    speed = torch.tensor(np.atleast_1d(velocity), dtype=torch.float64)
     rows = []
     for _ in range(steps):
         observation = observation_of(theta, speed).numpy()
