@@ -463,6 +463,7 @@ SILENT_BUGS = Experiment(
     seeds=tuple(range(10)),
     updates=5_000,
     evaluate_every=1_000,
+    seeds_together=10,
 )
 """Ten runs of every switch on the narrow data, and of what it has to be compared with."""
 
@@ -494,9 +495,9 @@ def last_return(run: Record) -> float:
     return float(np.mean(run["returns"][-1]))
 
 
-def last_data_q(run: Record) -> float:
-    """Mean Q on the data over a run's last stretch of updates, in scaled reward."""
-    return float(run["metrics"]["data_q"][-1])
+def last_promise(run: Record) -> float:
+    """The critics' value of the policy's own actions at the starts, at the end, scaled reward."""
+    return float(run["promised"][-1])
 
 
 def effect(

@@ -1,0 +1,135 @@
+"""Checkers for the exercises of the silent-bug lab, and the unnamed agents of the first one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offline_rl_lib.cql import CQL
+from offline_rl_lib.data import TransitionBatch
+from offline_rl_lib.densities import TanhNormal
+from offline_rl_lib.probes import run_probes
+from offline_rl_lib.silent_bugs import SMALL, WARM, SteppedCQL
+from offline_rl_lib.teaching import WrongAnswer, call, checker
+
+DIAGNOSES = {"A": "uniform density", "B": "weight twice", "C": "none"}
+WORDS = ("none", "uniform density", "weight twice", "reward scale", "same critic")
+HINTS = {
+    "A": "A: its policy's density and the range of its proposals pass; units and log volume do "
+    "not. Which density is left?",
+    "B": "B: how much harder does it push when the weight is eight times as large?",
+    "C": "C: every probe passes.",
+}
+
+
+def unnamed(letter: str) -> type[CQL]:
+    """Return the class of an agent, for the settings ``SMALL``.
+
+    Raises:
+        ValueError: there is no agent of that letter.
+    """
+    if letter not in DIAGNOSES:
+        raise ValueError(f"The unnamed agents are A, B and C; got {letter!r}.")
+
+    class Unnamed(SteppedCQL):
+        """An agent with a bug, or without."""
+
+        def soft_maximum(self, q_values: Tensor, log_densities: Tensor) -> Tensor:
+            if letter == "A":
+                count = self.settings.num_proposals
+                half = torch.full_like(log_densities[:, :count], math.log(0.5))
+                log_densities = torch.cat([half, log_densities[:, count:]], dim=1)
+            return super().soft_maximum(q_values, log_densities)
+
+        def critic_loss(self, batch: TransitionBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, metrics = super().critic_loss(batch)
+            if letter == "B":
+                # The metrics are means over the critics, the loss is their sum.
+                weight = self.settings.penalty_weight
+                loss = 2 * (metrics["td_loss"] + weight**2 * metrics["penalty"])
+            return loss, metrics
+
+    return Unnamed
+
+
+@checker("ex-bug-unnamed")
+def check_unnamed(answer: Any) -> str:
+    """Compare the diagnoses."""
+    if not isinstance(answer, Mapping) or set(answer) != set(DIAGNOSES):
+        raise WrongAnswer("A dictionary with the keys A, B and C is expected.")
+    for letter, word in DIAGNOSES.items():
+        if answer[letter] not in WORDS:
+            raise WrongAnswer(
+                f"{letter}: {answer[letter]!r} is none of the words {', '.join(WORDS)}."
+            )
+        if answer[letter] != word:
+            raise WrongAnswer(f"{answer[letter]!r} is not it. {HINTS[letter]}")
+    return "One wrong constant, one weight applied twice, and one agent without a mistake."
+
+
+@checker("ex-bug-repair")
+def check_repair(answer: Any) -> str:
+    """Build an agent on the reader's estimator and probe it."""
+    q_values, log_mu = torch.zeros(2, 3, 6), torch.zeros(3, 6)
+    shape = tuple(torch.as_tensor(call(answer, q_values, log_mu, 1.0)).shape)
+    if shape != (2, 3):
+        raise WrongAnswer(
+            f"For q of shape (2, 3, 6) the result must have shape (2, 3); got {shape}."
+        )
+
+    class Repaired(SteppedCQL):
+        """An agent that estimates as the reader says."""
+
+        def soft_maximum(self, q_values: Tensor, log_densities: Tensor) -> Tensor:
+            result: Tensor = answer(q_values, log_densities, self.settings.penalty_temperature)
+            return result
+
+    for settings in (SMALL, WARM):
+        for verdict in run_probes(Repaired, settings).values():
+            if verdict.passed is False:
+                raise WrongAnswer(f"An agent built on it does not pass. {verdict}")
+    return "An agent built on your estimator passes every probe."
+
+
+@checker("ex-bug-probe")
+def check_probe(answer: Any) -> str:
+    """Give the reader's probe one right and three wrong densities, on two boxes."""
+    for low, high in ((-1.0, 1.0), (-2.0, 3.0)):
+        for name, (log_prob, broken) in _densities(low, high).items():
+            given = call(answer, log_prob, low, high)
+            if bool(given) != broken:
+                said = "broken" if given else "correct"
+                raise WrongAnswer(f"On the box [{low:g}, {high:g}] it calls {name} {said}.")
+    return "It tells a density from three impostors."
+
+
+def _densities(low: float, high: float) -> dict[str, tuple[Any, bool]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def policy(observation: Tensor) -> TanhNormal:
+        mean = torch.full((len(observation), 1), 0.4)
+        box = torch.tensor([low]), torch.tensor([high])
+        return TanhNormal(mean, torch.full_like(mean, 0.6), *box)
+
+    def right(observation: Tensor, action: Tensor) -> Tensor:
+        return policy(observation).log_prob(action)
+
+    def draws_anew(observation: Tensor, action: Tensor) -> Tensor:
+        return policy(observation).rsample_with_log_prob((), generator)[1]
+
+    def unscaled(observation: Tensor, action: Tensor) -> Tensor:
+        return right(observation, action) + math.log(high - low)
+
+    def constant(observation: Tensor, action: Tensor) -> Tensor:
+        return torch.zeros(len(observation))
+
+    return {
+        "the correct density": (right, False),
+        "a function that draws an action of its own": (draws_anew, True),
+        "a density times the width of the box": (unscaled, True),
+        "a function that is zero everywhere": (constant, True),
+    }
