@@ -439,8 +439,8 @@ PROBES: dict[str, Probe] = {
         "Is a flat critic pushed down evenly over the box?",
         coverage,
         "No tenth of the box gets less than its share.",
-        "Look at the range of the uniform proposals, at the sign of the log-densities, and at the "
-        "policy's density near the bounds.",
+        "Look at the range of the uniform proposals, at the policy's density near the bounds, at "
+        "the sign of the log-densities, and for a logsumexp over few proposals.",
     ),
     "own state": Probe(
         "Is the push down at the states of the batch?",
