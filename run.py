@@ -405,7 +405,7 @@ class Book:
 
     def results(self, extra: Sequence[str]) -> int:
         """Make the stored results of the long runs again."""
-        return self._inside("-m", "offline_rl_lib.experiments", *extra)
+        return self._inside("-m", "offline_rl_lib.results", *extra)
 
     def ledger(self) -> int:
         """Run the tests that prove equations and claims, and store what they measured."""

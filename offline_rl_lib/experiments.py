@@ -1,22 +1,20 @@
-"""The long runs behind the book's figures: datasets x methods x seeds, stored run by run.
+"""Grids of long runs: datasets x methods x seeds, made on all cores, stored run by run.
 
-``python -m offline_rl_lib.experiments`` re-makes ``book/results/comparison.jsonl``, its summary
-``comparison.json``, ``reference_returns.json``, the ground truth, and the runs of
-:mod:`offline_rl_lib.failure`. Each finished run is one line, written at once; a run that is already
-there with the same settings and the same dataset is not repeated, so the command can be interrupted
-and started again.
+Each finished run is one line of a file, stored at once. A run that is already there with the same
+settings and the same dataset is not repeated, so a command can be interrupted and started again.
+:mod:`offline_rl_lib.results` lists the book's experiments and makes them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,17 +24,20 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from offline_rl_lib.agent import Agent, AgentSettings
 from offline_rl_lib.bc import BC, BCSettings
 from offline_rl_lib.cql import CQL, CQLSettings
 from offline_rl_lib.data import load_dataset
-from offline_rl_lib.dynamic_programming import store_ground_truth, store_reference_returns
 from offline_rl_lib.evaluation import EVALUATION_SEEDS, evaluate
 from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
 from offline_rl_lib.progress import progress
+from offline_rl_lib.together import train_together
 from offline_rl_lib.training import train
+
+Record = dict[str, Any]
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 
@@ -57,6 +58,8 @@ class Experiment:
         seeds: one training run per dataset, method and seed.
         updates: gradient updates per run.
         evaluate_every: updates between two evaluations on the paired starts.
+        seeds_together: seeds trained side by side in one job (:mod:`offline_rl_lib.together`).
+            They share random numbers, so the group is part of what a run is.
     """
 
     name: str
@@ -65,10 +68,16 @@ class Experiment:
     seeds: tuple[int, ...]
     updates: int
     evaluate_every: int
+    seeds_together: int = 1
+
+    def group_of(self, seed: int) -> tuple[int, ...]:
+        """The seeds that are trained in one job with this one, itself included."""
+        size, place = self.seeds_together, self.seeds.index(seed)
+        return self.seeds[place // size * size :][:size]
 
 
-Run = Callable[[Experiment, str, str, int], dict[str, Any]]
-"""Makes one run of an experiment from dataset, method and seed; returns what JSON can hold."""
+Run = Callable[[Experiment, str, str, tuple[int, ...]], list[Record]]
+"""Makes the runs of one job from dataset, method and seeds; returns what JSON can hold."""
 
 COMPARISON = Experiment(
     name="comparison",
@@ -86,40 +95,82 @@ COMPARISON = Experiment(
 """The comparison of the chapter *CQL end to end*."""
 
 
-def run_once(experiment: Experiment, dataset_name: str, method: str, seed: int) -> dict[str, Any]:
-    """Train and evaluate one agent, and return a record that JSON can hold.
+def run_seeds(
+    experiment: Experiment, dataset_name: str, method: str, seeds: tuple[int, ...]
+) -> list[Record]:
+    """Train and evaluate the agents of one job, and return a record of each run.
 
     Returns:
         The run's key and settings, and for every evaluation point the number of updates, the
-        undiscounted returns on ``EVALUATION_SEEDS``, and the critics' mean Q on the data over the
-        updates before it (agents without critics leave it out), in scaled reward.
+        undiscounted returns on ``EVALUATION_SEEDS``, and the mean of each logged metric over the
+        updates before it.
+    """
+    evaluations: list[list[list[float]]] = [[] for _ in seeds]
+
+    def look(agents: Sequence[Agent]) -> None:
+        for agent, points in zip(agents, evaluations, strict=True):
+            points.append(np.round(evaluate(agent, "Pendulum-v1").returns, 2).tolist())
+
+    _, records = train_job(experiment, dataset_name, method, seeds, look)
+    for record, points in zip(records, evaluations, strict=True):
+        record["returns"] = points
+    return records
+
+
+def train_job(
+    experiment: Experiment,
+    dataset_name: str,
+    method: str,
+    seeds: tuple[int, ...],
+    look: Callable[[Sequence[Agent]], None],
+) -> tuple[list[Agent], list[Record]]:
+    """Train the agents of one job.
+
+    Args:
+        experiment: the grid of runs.
+        dataset_name: one of its datasets.
+        method: one of its methods.
+        seeds: one agent each.
+        look: called with the agents at every evaluation point.
+
+    Returns:
+        The trained agents, and for each the record of its run, without what ``look`` found.
     """
     torch.set_num_threads(1)
     agent_class, settings = experiment.methods[method]
     dataset = load_dataset(dataset_name)
-    agent = agent_class.from_dataset(dataset, replace(settings, seed=seed))
-    evaluations: list[npt.NDArray[np.float64]] = []
+    agents = [agent_class.from_dataset(dataset, replace(settings, seed=seed)) for seed in seeds]
     started = time.perf_counter()
-    history = train(
-        agent,
-        dataset,
-        experiment.updates,
-        seed=seed,
-        log_every=experiment.evaluate_every,
-        on_log=lambda _: evaluations.append(evaluate(agent, "Pendulum-v1").returns),
-    )
-    return run_key(experiment, dataset_name, method, seed) | {
-        "seconds": round(time.perf_counter() - started, 1),
-        "updates": history.pop("updates").astype(int).tolist(),
-        "returns": [np.round(returns, 2).tolist() for returns in evaluations],
-        "metrics": {name: np.round(values, 4).tolist() for name, values in history.items()},
+    how: dict[str, Any] = {
+        "log_every": experiment.evaluate_every,
+        "on_log": lambda _: look(agents),
     }
+    if len(agents) == 1:
+        history = train(agents[0], dataset, experiment.updates, seed=seeds[0], **how)
+        history = {name: values[..., None] for name, values in history.items()}
+    else:
+        history = train_together(agents, dataset, experiment.updates, **how)
+    updates = history.pop("updates").ravel().astype(int).tolist()
+    seconds = round((time.perf_counter() - started) / len(agents), 1)
+    records = [
+        run_key(experiment, dataset_name, method, seed)
+        | {
+            "seconds": seconds,
+            "versions": versions(),
+            "updates": updates,
+            "metrics": {
+                name: np.round(values[:, member], 4).tolist() for name, values in history.items()
+            },
+        }
+        for member, seed in enumerate(seeds)
+    ]
+    return agents, records
 
 
-def run_key(experiment: Experiment, dataset_name: str, method: str, seed: int) -> dict[str, Any]:
+def run_key(experiment: Experiment, dataset_name: str, method: str, seed: int) -> Record:
     """What has to agree for a stored run to stand for this one."""
     agent_class, settings = experiment.methods[method]
-    return {
+    key = {
         "dataset": dataset_name,
         "dataset_hash": load_dataset(dataset_name).card["sha256"],
         "method": method,
@@ -129,9 +180,23 @@ def run_key(experiment: Experiment, dataset_name: str, method: str, seed: int) -
         "planned_updates": experiment.updates,
         "evaluate_every": experiment.evaluate_every,
     }
+    if experiment.seeds_together > 1:
+        key["group"] = list(experiment.group_of(seed))
+    return key
 
 
-def load_runs(path: Path) -> list[dict[str, Any]]:
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers of a run."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "gymnasium": gymnasium.__version__,
+        "numpy": np.__version__,
+        "offline-rl-lib": version("offline-rl-lib"),
+    }
+
+
+def load_runs(path: Path) -> list[Record]:
     """Read stored runs, one JSON object a line.
 
     Raises:
@@ -157,6 +222,7 @@ def run_experiment(
     directory: Path = RESULTS,
     jobs: int = -1,
     *,
+    backend: str = "loky",
     run: Run | None = None,
     summarise: Callable[[Experiment, Path], None] | None = None,
 ) -> None:
@@ -167,30 +233,98 @@ def run_experiment(
     Args:
         experiment: the grid of runs.
         directory: where its files lie.
-        jobs: processes; -1 uses every core.
-        run: makes one run from experiment, dataset, method and seed; :func:`run_once` if left out.
+        jobs: processes; -1 uses every core, or every worker of a cluster.
+        backend: of joblib: ``"loky"`` for this machine, ``"dask"`` or ``"ray"`` for a cluster
+            that the caller has connected to.
+        run: makes the runs of a job from experiment, dataset, method and seeds;
+            :func:`run_seeds` if left out.
         summarise: writes the summary; :func:`write_summary` if left out.
+
+    Raises:
+        ValueError: the file of results holds runs of other settings or other data.
+        RuntimeError: a worker process died, or a run could not be stored. What was finished
+            before is stored.
+    """
+    path = directory / f"{experiment.name}.jsonl"
+    stored = {_place(found) for found in stored_runs(experiment, directory)}
+    missing = [
+        (dataset, method, group)
+        # Seeds first: an interrupted grid is an even one.
+        for group in dict.fromkeys(map(experiment.group_of, experiment.seeds))
+        for method in experiment.methods
+        for dataset in experiment.datasets
+        if any((dataset, method, seed) not in stored for seed in group)
+    ]
+    with parallel_config(backend=backend, n_jobs=jobs):
+        finished = Parallel(return_as="generator_unordered")(
+            delayed(_run_or_report)(run or run_seeds, experiment, *job) for job in missing
+        )
+        try:
+            for records in progress(finished, total=len(missing), description=experiment.name):
+                new = [record for record in records if _place(record) not in stored]
+                append_runs(path, new)
+        except TerminatedWorkerError as error:
+            raise RuntimeError(
+                "A worker process died, perhaps for lack of memory. Every run that was finished "
+                f"before is in {path}; the same command makes the others. With --jobs 1 they run "
+                "one after the other."
+            ) from error
+    (summarise or write_summary)(experiment, directory)
+
+
+def stored_runs(experiment: Experiment, directory: Path = RESULTS) -> list[Record]:
+    """Read the stored runs of an experiment, whole or not; none if there is no file yet.
+
+    Raises:
+        ValueError: a line is damaged, or a run was made with other settings or another dataset
+            than the experiment has today.
     """
     path = directory / f"{experiment.name}.jsonl"
     stored = load_runs(path) if path.exists() else []
-    keys = [
-        (dataset, method, seed)
-        for seed in experiment.seeds
+    keys = {
+        (dataset, method, seed): run_key(experiment, dataset, method, seed)
         for dataset in experiment.datasets
         for method in experiment.methods
-    ]
-    missing = [key for key in keys if not _is_stored(run_key(experiment, *key), stored)]
-    # One thread per process: the cores are shared by the runs, not by the threads of one run.
-    os.environ["OFFLINE_RL_PROGRESS"], bars = "0", os.environ.get("OFFLINE_RL_PROGRESS", "1")
-    runs = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_run_or_report)(run or run_once, experiment, *key) for key in missing
-    )
-    os.environ["OFFLINE_RL_PROGRESS"] = bars
-    for finished in progress(runs, total=len(missing), description=experiment.name):
-        if finished is not None:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finished) + "\n")
-    (summarise or write_summary)(experiment, directory)
+        for seed in experiment.seeds
+    }
+    for number, run in enumerate(stored, start=1):
+        key = keys.get(_place(run))
+        differences = (
+            ["dataset, method and seed are not in it"]
+            if key is None
+            else [
+                f"{name} {run.get(name)} in the file, {value} today"
+                for name, value in key.items()
+                if run.get(name) != value
+            ]
+        )
+        if differences:
+            raise ValueError(
+                f"{path}, line {number}, is not a run of today's experiment {experiment.name!r}: "
+                f"{'; '.join(differences)}. Move the file away, or delete such lines; the same "
+                "command then makes these runs again."
+            )
+    return stored
+
+
+def append_runs(path: Path, runs: Sequence[Record]) -> None:
+    """Add runs to a file, all of them or none: it is written beside and moved into place.
+
+    Raises:
+        RuntimeError: the disk is full or not writable. The file is as it was.
+    """
+    lines = "".join(json.dumps(run) + "\n" for run in runs)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        unfinished.write_text(before + lines, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise RuntimeError(
+            f"{len(runs)} finished runs could not be stored in {path}: {error}. What was stored "
+            "before is untouched. Make room and give the same command again."
+        ) from error
 
 
 def write_summary(experiment: Experiment, directory: Path = RESULTS) -> None:
@@ -200,7 +334,7 @@ def write_summary(experiment: Experiment, directory: Path = RESULTS) -> None:
     checkpoint is chosen by looking at returns.
     """
     runs = load_runs(directory / f"{experiment.name}.jsonl")
-    scores: dict[str, dict[str, Any]] = {}
+    scores: dict[str, Record] = {}
     for dataset in experiment.datasets:
         scores[dataset.split("/")[1].split("-")[0]] = {
             _slug(method): _score(
@@ -213,25 +347,19 @@ def write_summary(experiment: Experiment, directory: Path = RESULTS) -> None:
         "seeds": len(experiment.seeds),
         "updates": experiment.updates,
         "starts": len(EVALUATION_SEEDS),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__.split("+")[0],
-            "gymnasium": gymnasium.__version__,
-            "numpy": np.__version__,
-            "offline-rl-lib": version("offline-rl-lib"),
-        },
+        "versions": versions(),
     }
     unfinished = directory / f"{experiment.name}.json.part"
     unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(directory / f"{experiment.name}.json")
 
 
-def final_scores(runs: Sequence[dict[str, Any]]) -> npt.NDArray[np.float64]:
+def final_scores(runs: Sequence[Record]) -> npt.NDArray[np.float64]:
     """Mean return over the starts after the last update, one number per run, shape ``(runs,)``."""
     return np.array([np.mean(run["returns"][-1]) for run in runs])
 
 
-def _score(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _score(runs: Sequence[Record]) -> Record:
     scores = final_scores(runs)
     low, high = stratified_bootstrap_interval(scores)
     return {
@@ -247,28 +375,32 @@ def _slug(method: str) -> str:
     return method.lower().replace(",", "").replace(" ", "-")
 
 
-def _is_stored(key: dict[str, Any], stored: Sequence[dict[str, Any]]) -> bool:
-    return any(all(run.get(name) == value for name, value in key.items()) for run in stored)
+def _place(run: Record) -> tuple[str, str, int]:
+    return run["dataset"], run["method"], run["seed"]
 
 
 def _run_or_report(
-    run: Run, experiment: Experiment, dataset: str, method: str, seed: int
-) -> dict[str, Any] | None:
+    run: Run, experiment: Experiment, dataset: str, method: str, seeds: tuple[int, ...]
+) -> list[Record]:
     try:
-        return run(experiment, dataset, method, seed)
+        with _without_bars():
+            return run(experiment, dataset, method, seeds)
     except Exception:
-        print(f"The run {dataset}, {method}, seed {seed} failed:", file=sys.stderr)
+        print(f"The run {dataset}, {method}, seed {_listed(seeds)} failed:", file=sys.stderr)
         traceback.print_exc()
-        return None
+        return []
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 uses every core")
-    jobs = parser.parse_args().jobs
-    store_reference_returns(RESULTS / "reference_returns.json")
-    store_ground_truth(RESULTS)
-    run_experiment(COMPARISON, jobs=jobs)
-    from offline_rl_lib import failure  # It imports this module, so it cannot come first.
+def _listed(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
 
-    failure.make_results(jobs=jobs)
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """The one bar that counts the jobs is enough."""
+    before = os.environ.get("OFFLINE_RL_PROGRESS", "1")
+    os.environ["OFFLINE_RL_PROGRESS"] = "0"
+    try:
+        yield
+    finally:
+        os.environ["OFFLINE_RL_PROGRESS"] = before

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,6 +21,7 @@ from scipy import stats
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from offline_rl_lib.agent import Agent
 from offline_rl_lib.cql import CQL
 from offline_rl_lib.data import OfflineDataset, load_dataset
 from offline_rl_lib.dynamic_programming import (
@@ -33,17 +33,22 @@ from offline_rl_lib.dynamic_programming import (
     policy_q,
     torque_lottery,
 )
-from offline_rl_lib.evaluation import EVALUATION_SEEDS
 from offline_rl_lib.experiments import (
     PENDULUM_CQL,
     RESULTS,
     Experiment,
     load_runs,
-    run_experiment,
     run_key,
+    train_job,
 )
 from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
-from offline_rl_lib.pendulum import ENV_ID, observation_of, simulate, state_of, step
+from offline_rl_lib.pendulum import (
+    evaluation_starts,
+    observation_of,
+    simulate,
+    state_of,
+    step,
+)
 from offline_rl_lib.sac import SAC
 from offline_rl_lib.training import train
 
@@ -125,13 +130,6 @@ class Support:
 
 
 # ---- What is promised and what is true ---------------------------------------------------------
-
-
-def evaluation_starts() -> tuple[Tensor, Tensor]:
-    """Angle and velocity (100,), float64, of the paired starts of every evaluation."""
-    environment = gym.make(ENV_ID)
-    observations = [environment.reset(seed=seed)[0] for seed in EVALUATION_SEEDS]
-    return state_of(np.array(observations))
 
 
 @torch.no_grad()
@@ -295,35 +293,30 @@ def _mean(values: Tensor, probability: Tensor) -> float:
 # ---- The runs -----------------------------------------------------------------------------------
 
 
-def run_failure(experiment: Experiment, dataset_name: str, method: str, seed: int) -> Record:
-    """Train one agent and measure it on the way.
+def run_failure(
+    experiment: Experiment, dataset_name: str, method: str, seeds: tuple[int, ...]
+) -> list[Record]:
+    """Train the agent of a seed and measure it on the way.
 
     Returns:
         The run's key and settings; under ``points`` what :func:`measure` found after each of the
         ``measured`` numbers of updates; and ``data_q``, the critics' mean Q on the data in every
         stretch of 250 updates.
     """
-    torch.set_num_threads(1)
-    agent_class, settings = experiment.methods[method]
+    (seed,) = seeds
     dataset = load_dataset(dataset_name)
-    agent = agent_class.from_dataset(dataset, replace(settings, seed=seed))
-    assert isinstance(agent, SAC)
     support = Support(dataset)
     points: dict[int, Record] = {}
 
-    def look(update: int) -> None:
-        if is_measured(update):
-            points[update] = measure(agent, support, dataset)
+    def look(agents: Sequence[Agent]) -> None:
+        (agent,) = agents
+        assert isinstance(agent, SAC)
+        if is_measured(agent.updates):
+            points[agent.updates] = measure(agent, support, dataset)
 
-    history = train(
-        agent,
-        dataset,
-        experiment.updates,
-        seed=seed,
-        log_every=experiment.evaluate_every,
-        on_log=look,
-    )
-    return record(run_key(experiment, dataset_name, method, seed), points, history["data_q"])
+    _, (trained,) = train_job(experiment, dataset_name, method, seeds, look)
+    data_q = np.array(trained["metrics"]["data_q"])
+    return [record(run_key(experiment, dataset_name, method, seed), points, data_q)]
 
 
 def record(key: Record, points: Mapping[int, Record], data_q: FloatArray) -> Record:
@@ -426,10 +419,9 @@ def _digits(values: Tensor | npt.NDArray[np.floating]) -> Any:
     return np.array(rounded).reshape(array.shape).tolist()
 
 
-def make_results(jobs: int = -1) -> None:
-    """Make the runs that are missing, their summary, and the landscapes of seed 0."""
-    run_experiment(FAILURE, jobs=jobs, run=run_failure, summarise=write_failure_summary)
-    path, name, seed = RESULTS / "landscapes.json", FAILURE.datasets[0], FAILURE.seeds[0]
+def make_landscapes(path: Path = RESULTS / "landscapes.json") -> None:
+    """Train the agents of seed 0 again and store their landscapes, unless they are there."""
+    name, seed = FAILURE.datasets[0], FAILURE.seeds[0]
     keys = {method: run_key(FAILURE, name, method, seed) for method in FAILURE.methods}
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["runs"] == keys:
         return

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from offline_rl_lib.evaluation import Policy
+from offline_rl_lib.evaluation import EVALUATION_SEEDS, Policy
 
 ENV_ID = "Pendulum-v1"
 EPISODE_STEPS = 200
@@ -148,6 +149,13 @@ def start_states(points: int = 50) -> tuple[Tensor, Tensor]:
     middle = (torch.arange(points, dtype=torch.float64) + 0.5) / points * 2 - 1
     angle, velocity = torch.meshgrid(math.pi * middle, middle, indexing="ij")
     return angle.flatten(), velocity.flatten()
+
+
+def evaluation_starts() -> tuple[Tensor, Tensor]:
+    """Angle and velocity (100,), float64, of the paired starts of every evaluation."""
+    environment = gym.make(ENV_ID)
+    observations = [environment.reset(seed=seed)[0] for seed in EVALUATION_SEEDS]
+    return state_of(np.array(observations))
 
 
 def as_action(torque: Tensor) -> npt.NDArray[np.floating]:

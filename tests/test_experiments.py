@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from offline_rl_lib.experiments import (
     PENDULUM_CQL,
     RESULTS,
     Experiment,
+    append_runs,
     final_scores,
     load_runs,
     run_experiment,
     run_key,
-    run_once,
+    run_seeds,
+    stored_runs,
     write_summary,
 )
 
@@ -51,7 +55,7 @@ def few_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_times(run: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in run.items() if name != "seconds"}
+    return {name: value for name, value in run.items() if name not in ("seconds", "versions")}
 
 
 def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,9 +93,7 @@ def test_an_experiment_stores_every_run_and_its_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_starts")
-def test_an_interrupted_experiment_makes_only_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_experiment_makes_only_what_is_missing(tmp_path: Path) -> None:
     run_experiment(TINY, tmp_path, jobs=1)
     path, summary = tmp_path / "tiny.jsonl", (tmp_path / "tiny.json").read_bytes()
     complete, lines = load_runs(path), path.read_text(encoding="utf-8").splitlines()
@@ -99,12 +101,13 @@ def test_an_interrupted_experiment_makes_only_what_is_missing(
 
     made: list[tuple[str, int]] = []
 
-    def counting(experiment: Experiment, dataset: str, method: str, seed: int) -> dict[str, Any]:
-        made.append((method, seed))
-        return run_once(experiment, dataset, method, seed)
+    def counting(
+        experiment: Experiment, dataset: str, method: str, seeds: tuple[int, ...]
+    ) -> list[dict[str, Any]]:
+        made.extend((method, seed) for seed in seeds)
+        return run_seeds(experiment, dataset, method, seeds)
 
-    monkeypatch.setattr(experiments, "run_once", counting)
-    run_experiment(TINY, tmp_path, jobs=1)
+    run_experiment(TINY, tmp_path, jobs=1, run=counting)
     lost = [json.loads(line) for line in lines[4:]]
     assert sorted(made) == sorted((run["method"], run["seed"]) for run in lost)
     assert path.read_text(encoding="utf-8").splitlines()[:4] == lines[:4], "finished runs stay"
@@ -112,14 +115,14 @@ def test_an_interrupted_experiment_makes_only_what_is_missing(
     assert (tmp_path / "tiny.json").read_bytes() == summary
 
     made.clear()
-    run_experiment(TINY, tmp_path, jobs=1)
+    run_experiment(TINY, tmp_path, jobs=1, run=counting)
     assert made == [], "nothing is missing any more"
 
 
 @pytest.mark.usefixtures("few_starts")
 def test_a_half_written_line_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "tiny.jsonl"
-    whole = json.dumps(run_once(TINY, NARROW, "BC", 0))
+    whole = json.dumps(run_seeds(TINY, NARROW, "BC", (0,))[0])
     half_written = f"{whole}\n{whole[: len(whole) // 2]}"
     path.write_text(half_written, encoding="utf-8")
     with pytest.raises(ValueError, match=r"tiny\.jsonl, line 2, is not a whole run.*Delete the"):
@@ -160,24 +163,125 @@ def test_a_failing_run_is_reported_and_the_others_are_kept(
 
 @pytest.mark.usefixtures("few_starts")
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "difference"),
     [
-        replace(TINY, updates=6),
-        replace(TINY, evaluate_every=4),
-        replace(TINY, methods={"BC": (BC, BCSettings(actor_learning_rate=1e-4))}),
-        replace(TINY, datasets=("pendulum/replay-v0",)),
+        (replace(TINY, updates=6), "planned_updates 4 in the file, 6 today"),
+        (replace(TINY, evaluate_every=4), "evaluate_every 2 in the file, 4 today"),
+        (
+            replace(TINY, methods={"BC": (BC, BCSettings(actor_learning_rate=1e-4))}),
+            "'actor_learning_rate': 0.0001",
+        ),
+        (replace(TINY, datasets=("pendulum/replay-v0",)), "dataset, method and seed are not in it"),
     ],
     ids=["updates", "evaluation points", "settings", "dataset"],
 )
-def test_a_run_with_other_settings_does_not_count(tmp_path: Path, changed: Experiment) -> None:
-    changed = replace(changed, methods={"BC": changed.methods["BC"]}, seeds=(0, 1))
+def test_runs_of_another_experiment_are_refused_and_kept(
+    tmp_path: Path, changed: Experiment, difference: str
+) -> None:
     original = replace(TINY, methods={"BC": TINY.methods["BC"]}, seeds=(0, 1))
     run_experiment(original, tmp_path, jobs=1)
-    run_experiment(changed, tmp_path, jobs=1)
-    runs = load_runs(tmp_path / "tiny.jsonl")
-    assert len(runs) == 4
-    key = run_key(changed, changed.datasets[0], "BC", 1)
-    assert sum(all(run.get(name) == value for name, value in key.items()) for run in runs) == 1
+    path = tmp_path / "tiny.jsonl"
+    before = path.read_bytes()
+    changed = replace(changed, methods={"BC": changed.methods["BC"]}, seeds=(0, 1))
+    with pytest.raises(ValueError, match=f"line 1, is not a run of today.*{difference}.*Move"):
+        run_experiment(changed, tmp_path, jobs=1)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_runs_on_other_data_are_refused(tmp_path: Path) -> None:
+    original = replace(TINY, methods={"BC": TINY.methods["BC"]}, seeds=(0, 1))
+    run_experiment(original, tmp_path, jobs=1)
+    path = tmp_path / "tiny.jsonl"
+    other_hash = "0" * 64
+    text = path.read_text(encoding="utf-8").replace(load_dataset(NARROW).card["sha256"], other_hash)
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"dataset_hash {other_hash} in the file"):
+        stored_runs(original, tmp_path)
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_seeds_of_a_group_are_one_job(tmp_path: Path) -> None:
+    grouped = replace(TINY, methods={"BC": TINY.methods["BC"]}, seeds_together=2)
+    made: list[tuple[int, ...]] = []
+
+    def counting(
+        experiment: Experiment, dataset: str, method: str, seeds: tuple[int, ...]
+    ) -> list[dict[str, Any]]:
+        made.append(seeds)
+        return run_seeds(experiment, dataset, method, seeds)
+
+    run_experiment(grouped, tmp_path, jobs=1, run=counting)
+    assert made == [(0, 1), (2,)]
+    path = tmp_path / "tiny.jsonl"
+    runs = load_runs(path)
+    assert [run["group"] for run in runs] == [[0, 1], [0, 1], [2]]
+    # A group repeats as a whole; what is stored already is not stored twice.
+    path.write_text(json.dumps(runs[1]) + "\n" + json.dumps(runs[2]) + "\n", encoding="utf-8")
+    run_experiment(grouped, tmp_path, jobs=1, run=counting)
+    assert made[2:] == [(0, 1)]
+    assert in_order(load_runs(path)) == in_order(runs)
+
+
+@pytest.mark.usefixtures("few_starts")
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tiny.jsonl"
+    (whole,) = run_seeds(TINY, NARROW, "BC", (0,))
+    append_runs(path, [whole])
+    before = path.read_bytes()
+    write = Path.write_text
+
+    def half(self: Path, data: str, **how: Any) -> int:
+        write(self, data[: len(data) // 2], **how)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(RuntimeError, match=r"could not be stored.*No space left.*Make room"):
+        append_runs(path, [whole | {"seed": 1}])
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.jsonl"]
+
+
+def kill_the_worker(
+    path: Path, experiment: Experiment, dataset: str, method: str, seeds: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """As the system does when the memory is full: at seed 1, once another run is stored."""
+    if seeds != (1,):
+        return run_seeds(experiment, dataset, method, seeds)
+    while not path.exists():
+        time.sleep(0.1)
+    os._exit(1)
+
+
+def test_a_dead_worker_is_named_and_finished_runs_are_kept(tmp_path: Path) -> None:
+    deadly = replace(TINY, methods={"BC": TINY.methods["BC"]}, seeds=(0, 1))
+    path = tmp_path / "tiny.jsonl"
+    with pytest.raises(RuntimeError, match=r"worker process died.*the same command makes"):
+        run_experiment(deadly, tmp_path, jobs=2, run=partial(kill_the_worker, path))
+    assert [run["seed"] for run in load_runs(path)] == [0]
+    run_experiment(deadly, tmp_path, jobs=1)
+    assert len(load_runs(path)) == 2
+
+
+def test_a_cluster_gives_the_numbers_of_one_process(tmp_path: Path) -> None:
+    """Two workers of a local Dask cluster, through joblib, against one run after the other."""
+    distributed = pytest.importorskip("distributed")
+    grid = replace(TINY, seeds=(0, 1))
+    (tmp_path / "serial").mkdir()
+    (tmp_path / "cluster").mkdir()
+    run_experiment(grid, tmp_path / "serial", jobs=1)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+    ):
+        run_experiment(grid, tmp_path / "cluster", backend="dask")
+    serial, parallel = (load_runs(tmp_path / name / "tiny.jsonl") for name in ("serial", "cluster"))
+    assert in_order(parallel) == in_order(serial)
+    summaries = [(tmp_path / name / "tiny.json").read_bytes() for name in ("serial", "cluster")]
+    assert summaries[0] == summaries[1]
 
 
 def test_the_score_is_the_last_one_and_never_the_best() -> None:
@@ -234,14 +338,14 @@ def test_stored_summary_is_computed_from_the_stored_runs(tmp_path: Path) -> None
 @pytest.mark.usefixtures("few_starts")
 def test_a_short_rerun_of_a_stored_cell_repeats_bit_for_bit() -> None:
     short = replace(COMPARISON, updates=20, evaluate_every=10)
-    once, again = (run_once(short, NARROW, "CQL", 3) for _ in range(2))
+    once, again = (run_seeds(short, NARROW, "CQL", (3,))[0] for _ in range(2))
     assert without_times(once) == without_times(again)
-    assert without_times(once) != without_times(run_once(short, NARROW, "CQL", 4))
+    assert without_times(once) != without_times(run_seeds(short, NARROW, "CQL", (4,))[0])
 
 
 def test_a_stored_run_begins_as_it_does_today(stored: list[dict[str, Any]]) -> None:
     first = replace(COMPARISON, updates=1_000)
-    today = run_once(first, NARROW, "BC", 0)
+    (today,) = run_seeds(first, NARROW, "BC", (0,))
     (run,) = (
         run for run in stored if (run["dataset"], run["method"], run["seed"]) == (NARROW, "BC", 0)
     )

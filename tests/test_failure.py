@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from offline_rl_lib import CQL, experiments, failure
+from offline_rl_lib import CQL, failure
 from offline_rl_lib.data import load_dataset
 from offline_rl_lib.experiments import RESULTS, Experiment, load_runs, run_experiment, run_key
 from offline_rl_lib.failure import FAILURE, Record, Support
-from offline_rl_lib.pendulum import observation_of, simulate, state_of
+from offline_rl_lib.pendulum import evaluation_starts, observation_of, simulate, state_of
 
 NARROW = "pendulum/narrow-v0"
 
@@ -92,7 +92,7 @@ def test_own_torques_integrate_the_policy(agent: CQL) -> None:
 
 
 def test_playing_and_programming_give_the_same_value(agent: CQL) -> None:
-    angle, velocity = failure.evaluation_starts()
+    angle, velocity = evaluation_starts()
     whole, part = failure.simulated_values(agent, angle, velocity, repeats=4, steps=800)
     torque, probability = failure.own_torques(agent, angle, velocity)
     truth = failure.true_q(agent).q(angle[:, None], velocity[:, None], torque)
@@ -103,7 +103,7 @@ def test_playing_and_programming_give_the_same_value(agent: CQL) -> None:
 
 
 def test_an_untrained_critic_can_have_seen_one_reward_and_one_bonus(agent: CQL) -> None:
-    angle, velocity = failure.evaluation_starts()
+    angle, velocity = evaluation_starts()
     cost = angle**2 + 0.1 * velocity**2  # beside the torque's share, at most 0.004
     beyond = {}
     for temperature in (1e-9, 0.1):
@@ -122,7 +122,7 @@ def test_measuring_does_not_change_the_agent(agent: CQL, support: Support) -> No
     before = agent.generator.get_state()
     found = failure.measure(agent, support, load_dataset(NARROW))
     assert torch.equal(agent.generator.get_state(), before)
-    starts = failure.evaluation_starts()
+    starts = evaluation_starts()
     assert found["returns"] == pytest.approx(float(simulate(agent, *starts).mean()))
     assert found == failure.measure(agent, support, load_dataset(NARROW)), "it repeats"
     assert 0 <= found["outside"] <= 1
@@ -135,13 +135,16 @@ def test_a_run_is_measured_and_stored_and_not_repeated(tmp_path: Path) -> None:
     experiment = replace(FAILURE, name="tiny", seeds=(0, 1), updates=250)
     made: list[int] = []
 
-    def run(experiment: Experiment, dataset: str, method: str, seed: int) -> Record:
+    def run(
+        experiment: Experiment, dataset: str, method: str, seeds: tuple[int, ...]
+    ) -> list[Record]:
+        (seed,) = seeds
         made.append(seed)
         if seed == 0 and method == "CQL":
-            return failure.run_failure(experiment, dataset, method, seed)
+            return failure.run_failure(experiment, dataset, method, seeds)
         points = {250: dict.fromkeys(("returns", "outside"), 0.1 * seed)}
         key = run_key(experiment, dataset, method, seed)
-        return failure.record(key, points, np.zeros(1))
+        return [failure.record(key, points, np.zeros(1))]
 
     def summarise(experiment: Experiment, directory: Path) -> None:
         (directory / "summary").write_text(experiment.name, encoding="utf-8")
@@ -221,22 +224,16 @@ def test_the_stored_landscapes_belong_to_the_stored_runs() -> None:
         assert (np.array(stored[method]["true"]) <= optimum + 0.5).all(), "nothing beats the best"
 
 
-def test_results_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("failure.jsonl", "failure.json", "landscapes.json"):
-        (tmp_path / name).write_bytes((RESULTS / name).read_bytes())
-    monkeypatch.setattr(failure, "RESULTS", tmp_path)
-    monkeypatch.setattr(
-        failure,
-        "run_experiment",
-        lambda experiment, **how: run_experiment(experiment, tmp_path, **how),
-    )
+def test_landscapes_are_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "landscapes.json"
+    path.write_bytes((RESULTS / path.name).read_bytes())
     monkeypatch.setattr(failure, "train", lambda *_, **__: pytest.fail("it trains again"))
-    failure.make_results(jobs=1)
-    assert experiments.load_runs(tmp_path / "failure.jsonl") == load_runs(RESULTS / "failure.jsonl")
+    failure.make_landscapes(path)
+    assert path.read_bytes() == (RESULTS / path.name).read_bytes()
 
 
 def test_starts_are_those_of_the_evaluation() -> None:
-    angle, velocity = failure.evaluation_starts()
+    angle, velocity = evaluation_starts()
     assert angle.shape == velocity.shape == (100,)
     assert velocity.abs().max() <= 1
     again = state_of(observation_of(angle, velocity).numpy())
