@@ -17,6 +17,7 @@ from scipy.stats import binom
 
 from offline_rl_lib import pendulum, watching
 from offline_rl_lib.data import load_dataset
+from offline_rl_lib.failure import Support
 from offline_rl_lib.networks import GaussianPolicy
 from offline_rl_lib.pendulum import evaluation_starts
 from offline_rl_lib.teaching import check
@@ -239,6 +240,31 @@ def test_the_loss_sits_on_few_steps() -> None:
     cost = np.sort(watched().cost(one)[:, 0])[::-1]
     assert cost[:20].sum() > 0.75 * cost.sum()
     assert cost.min() > -1e-6
+
+
+def test_the_hesitation_has_its_step() -> None:
+    one = swing(watched().policies[FIVE], [0.1], [0.0])
+    speed = one.velocity[8:36, 0]
+    assert (speed > 0.05).all()
+    assert (speed < 0.2).all()
+    # Beyond 0.41 rad no torque is a match for gravity.
+    assert math.asin(2 * 3 / 15) == pytest.approx(0.41, abs=0.005)
+    here, there, torque = one.angle[40, 0], one.velocity[40, 0], one.torque[40, 0]
+    assert here < 0.41
+    observation = np.array([[math.cos(here), math.sin(here), there]])
+    near = Support(load_dataset("pendulum/narrow-v0")).near(observation)
+    assert near.min() < torque < near.max()
+    assert torque == pytest.approx(near.mean(), abs=0.1)
+    q = watched().landscape(FIVE, here, there, np.array([-2.0, torque]))
+    assert q["best"][0] - q["best"][1] > 10
+    assert q["promised"][0] < q["promised"][1]
+
+
+def test_cloning_often_pushes_against_the_motion_and_the_propeller_along_it() -> None:
+    one = hanging(BC)
+    assert (one.torque * one.velocity < 0).mean() > 0.3
+    late = slice(60, None)
+    assert (hanging(OFF).torque[late] * hanging(OFF).velocity[late] > 0).all()
 
 
 def test_draws_cost_cloning_the_most_and_a_forgotten_tanh_goes_unnoticed() -> None:

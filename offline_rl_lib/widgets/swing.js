@@ -62,12 +62,15 @@ function trainedPolicy(record) {
   };
 }
 
+// As the library hands a torque to the environment: within its bounds, in 32 bits.
+const asAction = (torque) => Math.fround(clamp(torque, -MAX_TORQUE, MAX_TORQUE));
+
 // Energy is pumped until it is that of the upright rest position; near it a spring and a brake.
 function controllerTorque({ angle, velocity }) {
   const near = Math.abs(wrap(angle)) < 1 && Math.abs(velocity) < 6;
   const energy = velocity ** 2 / 2 + 15 * Math.cos(angle);
   const pump = Math.abs(velocity) < 1e-3 ? MAX_TORQUE : 0.1 * (15 - energy) * velocity;
-  return clamp(near ? -11 * wrap(angle) - 3 * velocity : pump, -MAX_TORQUE, MAX_TORQUE);
+  return asAction(near ? -11 * wrap(angle) - 3 * velocity : pump);
 }
 
 // The optimum: values of a grid of states, bilinear in between; half of the circle is stored, and
@@ -95,7 +98,7 @@ function optimumOf({ grid, discount, half_state_value: stored }) {
   const choices = Array.from({ length: torques }, (_, k) => -MAX_TORQUE + (2 * MAX_TORQUE * k) / (torques - 1));
   const torque = (state) => {
     const values = choices.map((choice) => q(state, choice));
-    return choices[values.indexOf(Math.max(...values))];
+    return asAction(choices[values.indexOf(Math.max(...values))]);
   };
   return { q, torque };
 }
@@ -180,7 +183,7 @@ const swing = liveFigure({
   label: "Q over torque at the state of the moment, while a stored policy swings the pendulum",
   sliders: [
     { name: "time", text: "Time step (20 a second)", min: 0, max: STEPS, step: 1, digits: 0 },
-    { name: "angle", text: "Start: angle from upright (rad)", min: -3.14, max: 3.14, step: 0.02 },
+    { name: "angle", text: "Start: angle (rad)", min: -3.14, max: 3.14, step: 0.02 },
     { name: "velocity", text: "Start: velocity (rad/s)", min: -8, max: 8, step: 0.25 },
   ],
   curves: [
@@ -247,7 +250,7 @@ const swing = liveFigure({
     const deepest = -Math.min(...shape.filter((points) => points.length).map(lowest));
     return {
       numbers, near, state, shape, episode, name,
-      deep: [0.1, 0.25, 0.5, 1, 2, 3, 5, 10].find((depth) => depth >= deepest) ?? deepest,
+      deep: [0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 15, 25].find((depth) => depth >= deepest) ?? deepest,
       data: {
         episode: episode.map((row) => [row.angle, row.velocity, row.torque, row.reward]),
         promisedCurve: promised, keptCurve: kept, bestCurve: best, near,
