@@ -63,7 +63,8 @@ def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
     Returns:
         The shape of ``difference``, in its unit squared.
     """
-    return torch.where(difference > 0, expectile, 1 - expectile) * difference.square()
+    squares = difference.square()
+    return torch.where(difference > 0, expectile * squares, (1 - expectile) * squares)
 
 
 class IQL(CriticAgent):
