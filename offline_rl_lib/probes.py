@@ -256,11 +256,10 @@ def log_volume(agent_class: type[Any], settings: Any) -> tuple[float, float, flo
 
 def coverage(agent_class: type[Any], settings: Any) -> tuple[float, float, float]:
     """Where Q is flat, every tenth of the box gets a tenth of the push down; find the least."""
-    agent = build(
-        agent_class, settings, num_proposals=1_000, penalty_weight=1.0, penalty_temperature=1.0
-    )
-    critic = watched_loss(agent, flat_batch(agent, 64), lambda _, a: torch.zeros(a.shape[:-1]))
-    _, actions, gradients = critic.gradients()
+    plain: dict[str, Any] = {"penalty_weight": 1.0, "penalty_temperature": 1.0}
+    agent = build(agent_class, settings, num_proposals=1_000, **plain)
+    flat = watched_loss(agent, flat_batch(agent, 64), lambda _, a: torch.zeros(a.shape[:-1]))
+    _, actions, gradients = flat.gradients()
     tenth = ((actions[:, 0] - LOW) / (HIGH - LOW) * 10).long().clamp(0, 9)
     push = torch.zeros(10).index_add_(0, tenth, gradients.clamp(min=0))
     return float(push.min() / push.sum()), 0.1, 0.012
