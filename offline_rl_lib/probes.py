@@ -248,7 +248,7 @@ def log_volume(agent_class: type[Any], settings: Any) -> tuple[float, float, flo
         agent_class, settings, num_proposals=1_000, penalty_weight=1.0, penalty_temperature=2.0
     )
     measured = penalty_of(agent, flat_batch(agent, 64), lambda _, a: torch.zeros(a.shape[:-1]))
-    return measured, _temperature(agent) * math.log(HIGH - LOW), 0.06
+    return measured, _temperature(agent) * math.log(HIGH - LOW), 0.03
 
 
 # ---- Where the critic is pushed -----------------------------------------------------------------
@@ -262,7 +262,7 @@ def coverage(agent_class: type[Any], settings: Any) -> tuple[float, float, float
     _, actions, gradients = flat.gradients()
     tenth = ((actions[:, 0] - LOW) / (HIGH - LOW) * 10).long().clamp(0, 9)
     push = torch.zeros(10).index_add_(0, tenth, gradients.clamp(min=0))
-    return float(push.min() / push.sum()), 0.1, 0.012
+    return float(push.min() / push.sum()), 0.1, 0.008
 
 
 def own_state(agent_class: type[Any], settings: Any) -> tuple[float, float, float]:
@@ -287,7 +287,7 @@ def peak(agent_class: type[Any], settings: Any) -> tuple[float, float, float]:
     )
     edges = [math.erf(abs(edge - place) * math.sqrt(4 / temperature)) for edge in (LOW, HIGH)]
     integral = math.sqrt(math.pi * temperature / 4) * sum(edges) / 2
-    return measured, temperature * math.log(integral), 0.02
+    return measured, temperature * math.log(integral), 0.015
 
 
 # ---- What the critic converges to ----------------------------------------------------------------

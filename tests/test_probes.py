@@ -38,7 +38,7 @@ CAUGHT = {
     "uniform on [-1, 1]": {"units", "log volume", "coverage", "bandit"},
     "uniform on [0, 1]": {"units", "coverage", "bandit"},
     "wrong sign": {"units", "log volume", "peak"},
-    "logsumexp of three": {"coverage", "peak", "bandit"},
+    "logsumexp of three": {"log volume", "coverage", "peak", "bandit"},
     "scored at next state": {"own state"},
     "truncation ends": {"loop"},
     "broadcast": {"exact fit", "bandit"},
