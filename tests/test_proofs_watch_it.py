@@ -242,6 +242,12 @@ def test_the_loss_sits_on_few_steps() -> None:
     assert cost.min() > -1e-6
 
 
+def test_opposite_failures_earn_nearly_the_same_from_hanging() -> None:
+    bc, off = (float(hanging(name).reward.sum()) for name in (BC, OFF))
+    assert bc == pytest.approx(off, abs=20)
+    assert np.ptp(hanging(BC).angle) < 2.5 < 50 < np.ptp(hanging(OFF).angle)
+
+
 def test_the_hesitation_has_its_step() -> None:
     one = swing(watched().policies[FIVE], [0.1], [0.0])
     speed = one.velocity[8:36, 0]
@@ -272,6 +278,8 @@ def test_draws_cost_cloning_the_most_and_a_forgotten_tanh_goes_unnoticed() -> No
     losses = {}
     for name in TRAINED:
         drawn = swing(watching.Sampled(watched().network(name), seed=0), *starts)
+        if name == REPLAY_OFF:
+            assert drawn.reward.sum(axis=0).std() > 300
         losses[name] = float((drawn.reward - played(name).reward).sum(axis=0).mean())
     assert min(losses, key=losses.__getitem__) == BC
     assert losses[BC] < -100
