@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class Experiment:
         evaluate_every: updates between two evaluations on the paired starts.
         seeds_together: seeds trained side by side in one job (:mod:`offline_rl_lib.together`).
             They share random numbers, so the group is part of what a run is.
+        batch_size: transitions per update.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Experiment:
     updates: int
     evaluate_every: int
     seeds_together: int = 1
+    batch_size: int = 64
 
     def group_of(self, seed: int) -> tuple[int, ...]:
         """The seeds that are trained in one job with this one, itself included."""
@@ -145,11 +148,12 @@ def train_job(
         "log_every": experiment.evaluate_every,
         "on_log": lambda _: look(agents),
     }
+    size = experiment.batch_size
     if len(agents) == 1:
-        history = train(agents[0], dataset, experiment.updates, seed=seeds[0], **how)
+        history = train(agents[0], dataset, experiment.updates, size, seeds[0], **how)
         history = {name: values[..., None] for name, values in history.items()}
     else:
-        history = train_together(agents, dataset, experiment.updates, **how)
+        history = train_together(agents, dataset, experiment.updates, size, **how)
     updates = history.pop("updates").ravel().astype(int).tolist()
     seconds = round((time.perf_counter() - started) / len(agents), 1)
     records = [
@@ -170,19 +174,24 @@ def train_job(
 def run_key(experiment: Experiment, dataset_name: str, method: str, seed: int) -> Record:
     """What has to agree for a stored run to stand for this one."""
     agent_class, settings = experiment.methods[method]
-    key = {
+    return {
         "dataset": dataset_name,
-        "dataset_hash": load_dataset(dataset_name).card["sha256"],
+        "dataset_hash": dataset_hash(dataset_name),
         "method": method,
         "seed": seed,
         "agent": agent_class.__name__,
         "settings": json.loads(json.dumps(asdict(replace(settings, seed=seed)))),
         "planned_updates": experiment.updates,
         "evaluate_every": experiment.evaluate_every,
+        "batch_size": experiment.batch_size,
+        "group": list(experiment.group_of(seed)),
     }
-    if experiment.seeds_together > 1:
-        key["group"] = list(experiment.group_of(seed))
-    return key
+
+
+@cache
+def dataset_hash(name: str) -> str:
+    """Hash of a stored dataset, verified once: a grid has hundreds of runs on it."""
+    return str(load_dataset(name).card["sha256"])
 
 
 def versions() -> dict[str, str]:

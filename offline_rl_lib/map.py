@@ -54,7 +54,10 @@ FloatArray = npt.NDArray[np.float64]
 
 WIDTHS: dict[str, Any] = {"policy_hidden_sizes": (64,), "critic_hidden_sizes": (64, 64)}
 SMALL_CQL = replace(PENDULUM_CQL, **WIDTHS)
-"""CQL on Pendulum with networks half as wide as in the chapters before: the map has many cells."""
+"""CQL on Pendulum with networks half as wide as in the chapters before.
+
+The map has many cells, so its minibatches are half as large too.
+"""
 
 WEIGHTS = (0.1, 0.25, 1.0, 5.0, 20.0)
 """Penalty weights of the sweep; a weight of 0 is the method ``"penalty off"``."""
@@ -81,6 +84,7 @@ MAP = Experiment(
     updates=5_000,
     evaluate_every=1_000,
     seeds_together=10,
+    batch_size=32,
 )
 """The map of *When does conservatism help?*"""
 

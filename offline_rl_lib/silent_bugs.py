@@ -464,6 +464,7 @@ SILENT_BUGS = Experiment(
     updates=5_000,
     evaluate_every=1_000,
     seeds_together=10,
+    batch_size=32,
 )
 """Ten runs of every switch on the narrow data, and of what it has to be compared with."""
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -299,9 +299,8 @@ def stored() -> list[dict[str, Any]]:
 
 
 def test_stored_runs_are_those_of_the_current_settings_and_data(
-    stored: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    stored: list[dict[str, Any]],
 ) -> None:
-    monkeypatch.setattr(experiments, "load_dataset", cache(load_dataset))  # 80 keys, two datasets
     keys = [
         run_key(COMPARISON, dataset, method, seed)
         for dataset in COMPARISON.datasets
