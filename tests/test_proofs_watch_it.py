@@ -192,6 +192,22 @@ def test_promises_above_what_is_possible(deviation: Deviation) -> None:
     assert 0 < shares[FIVE] < 0.1
 
 
+@pytest.mark.proves("claim-watch-kept", method="playing on from the 100 paired starts")
+def test_promised_and_kept_at_the_starts(deviation: Deviation) -> None:
+    for name, more_is_promised in ((OFF, True), (CQL, False), (FIVE, True)):
+        policy, episodes = watched().network(name), played(name)
+        angle, velocity, torque = (
+            x[0] for x in (episodes.angle, episodes.velocity, episodes.torque)
+        )
+        promised = policy.q(angle, velocity, torque).mean()
+        kept = watched().kept(episodes.reward).mean()
+        bonus = policy.record["temperature"] * math.log(4) * GAMMA * CEILING
+        if more_is_promised:
+            deviation(kept + bonus, promised)
+        else:
+            deviation(promised, kept)
+
+
 def test_a_bonus_of_every_state_brings_no_more_than_the_limit_counts() -> None:
     """Critics fitted with the largest reward and the largest bonus hold the limit exactly."""
     bonus, slow = 0.03 * math.log(4), 0.0
