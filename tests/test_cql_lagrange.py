@@ -92,16 +92,17 @@ def test_slope_of_the_weights_loss(penalty: float, deviation: Deviation) -> None
     assert given.grad is None, "the penalty is a number here"
 
 
+@pytest.mark.proves("eq-metric-penalty-weight", method="the parameter read after the update")
 @pytest.mark.parametrize(("threshold", "direction"), [(-50.0, 1), (50.0, -1)])
 def test_the_weight_rises_above_the_threshold_and_falls_below(
-    threshold: float, direction: int
+    threshold: float, direction: int, deviation: Deviation
 ) -> None:
     agent, batch = make(penalty_threshold=threshold), double_batch()
     weights = [agent.update(batch)["penalty_weight"] for _ in range(3)]
     steps = np.diff(np.log([1.0, *weights]))
     # Adam's first steps have the size of the learning rate.
     np.testing.assert_allclose(steps, direction * 1e-3, rtol=0.05)
-    assert weights[-1] == agent.penalty_weight.item()
+    deviation(abs(weights[-1] - math.exp(agent.log_penalty_weight[0].item())), 1e-12)
     turned = double_agent(UpsideDown, penalty_threshold=threshold, num_proposals=3)
     assert math.copysign(1, math.log(turned.update(batch)["penalty_weight"])) == -direction
 
@@ -221,6 +222,33 @@ def test_the_penalty_settles_at_the_threshold(deviation: Deviation) -> None:
     penalty, weight = at_rest(UpsideDownBandit, 400)
     assert abs(penalty - THRESHOLD) > 0.1
     assert not 0.01 < weight < 100, "with the wrong sign it runs away"
+
+
+@pytest.mark.proves("claim-alg-lagrange-floor", method="Gauss-Legendre quadrature, 200 random Q")
+def test_no_critic_gets_below_the_behaviours_entropy(deviation: Deviation) -> None:
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    action, weight = 2 * nodes, 2 * weights  # on [-2, 2]
+    source = np.random.default_rng(0)
+    undershoot, at_best = 0.0, 0.0
+    for _ in range(10):
+        # A behaviour policy with two humps, and its entropy.
+        places, widths = source.uniform(-1.5, 1.5, 2), source.uniform(0.3, 1.0, 2)
+        humps = np.exp(-(((action[:, None] - places) / widths) ** 2)).sum(axis=1) + 0.01
+        density = humps / (weight @ humps)
+        entropy = -weight @ (density * np.log(density))
+
+        def penalty(q: np.ndarray, density: np.ndarray = density) -> float:
+            return float(math.log(weight @ np.exp(q)) - weight @ (density * q))
+
+        for _ in range(20):
+            size, phase = source.normal(scale=3, size=6), source.uniform(0, 6, 6)
+            waves = size * np.sin(np.arange(1, 7) * action[:, None] + phase)
+            undershoot = max(undershoot, entropy - penalty(waves.sum(axis=1)))
+        at_best = max(at_best, abs(penalty(np.log(density) + 7) - entropy))
+    deviation(max(undershoot, 0), 1e-10)
+    deviation(at_best, 1e-10)
+    flat = math.log(weight.sum())
+    assert flat == pytest.approx(math.log(4)), "of uniform data the floor is where flat critics are"
 
 
 def test_a_threshold_out_of_reach_drives_the_weight_to_its_end_and_no_further() -> None:

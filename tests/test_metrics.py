@@ -24,19 +24,38 @@ from test_proofs_line_by_line import (
     target_loop,
 )
 
-from offline_rl_lib import BC, CQL, SAC, BCSettings, CQLSettings, SACSettings
+from offline_rl_lib import (
+    BC,
+    CQL,
+    IQL,
+    SAC,
+    TD3BC,
+    BCSettings,
+    BestBC,
+    BestBCSettings,
+    CQLLagrange,
+    CQLLagrangeSettings,
+    CQLSettings,
+    IQLSettings,
+    SACSettings,
+    TD3BCSettings,
+)
 from offline_rl_lib.data import TransitionBatch
 
 Deviation = Callable[..., None]
 
 PAGE = (ROOT / "book" / "metrics.md").read_text(encoding="utf-8")
-LISTED = re.findall(r"^\| `(\w+)` \| ([A-Z, ]+) \|", PAGE, re.MULTILINE)
+LISTED = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", PAGE, re.MULTILINE)
 SPACES = Box(-1.0, 1.0, (3,)), Box(-1.0, 1.0, (2,))
 SMALL: dict[str, Any] = {"policy_hidden_sizes": (8,), "critic_hidden_sizes": (8,)}
 AGENTS = {
     "BC": lambda: BC(*SPACES, BCSettings(policy_hidden_sizes=(8,))),
     "SAC": lambda: SAC(*SPACES, SACSettings(**SMALL)),
     "CQL": lambda: CQL(*SPACES, CQLSettings(**SMALL)),
+    "BestBC": lambda: BestBC(*SPACES, BestBCSettings(policy_hidden_sizes=(8,))),
+    "CQLLagrange": lambda: CQLLagrange(*SPACES, CQLLagrangeSettings(**SMALL)),
+    "TD3BC": lambda: TD3BC(*SPACES, TD3BCSettings(**SMALL)),
+    "IQL": lambda: IQL(*SPACES, IQLSettings(**SMALL)),
 }
 
 
