@@ -59,7 +59,7 @@ SMALL_CQL = replace(PENDULUM_CQL, **WIDTHS)
 The map has many cells, so its minibatches are half as large too.
 """
 
-WEIGHTS = (0.1, 0.25, 1.0, 5.0, 20.0)
+WEIGHTS = (0.25, 1.0, 5.0, 20.0)
 """Penalty weights of the sweep; a weight of 0 is the method ``"penalty off"``."""
 
 # In the order in which they are made: an interrupted map is one of fewer methods.
@@ -71,7 +71,7 @@ METHODS: dict[str, tuple[type[Agent], AgentSettings]] = {
     "IQL": (IQL, replace(PENDULUM_IQL, **WIDTHS, value_hidden_sizes=(64, 64))),
     **{
         f"CQL, weight {weight:g}": (CQL, replace(SMALL_CQL, penalty_weight=weight))
-        for weight in (0.25, 5.0, 1.0, 0.1, 20.0)
+        for weight in (0.25, 5.0, 1.0, 20.0)
     },
     "CQL, Lagrange": (CQLLagrange, replace(PENDULUM_CQL_LAGRANGE, **WIDTHS)),
 }
@@ -87,6 +87,17 @@ MAP = Experiment(
     batch_size=32,
 )
 """The map of *When does conservatism help?*"""
+
+PROPOSALS = replace(
+    MAP,
+    name="proposals",
+    datasets=("pendulum/narrow-v0",),
+    methods={
+        f"N = {number}": (CQL, replace(SMALL_CQL, penalty_weight=0.25, num_proposals=number))
+        for number in (1, 5, 20)
+    },
+)
+"""CQL with few and with many proposals per source."""
 
 QUICK = replace(
     MAP,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from offline_rl_lib import failure, map, silent_bugs, watching
+from offline_rl_lib import failure, map, post_run, silent_bugs, watching
 from offline_rl_lib.dynamic_programming import store_ground_truth, store_reference_returns
 from offline_rl_lib.experiments import (
     COMPARISON,
@@ -83,6 +83,18 @@ GRIDS = {
             map.MAP,
             "every dataset against every algorithm",
             map.run_map,
+            map.write_map_summary,
+        ),
+        Grid(
+            map.PROPOSALS,
+            "few and many proposals per source",
+            map.run_map,
+            map.write_map_summary,
+        ),
+        Grid(
+            post_run.POST_RUN,
+            "the run of the original post, as posted and corrected",
+            post_run.run_post_run,
             map.write_map_summary,
         ),
         Grid(
