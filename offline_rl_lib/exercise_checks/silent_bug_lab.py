@@ -22,7 +22,7 @@ HINTS = {
     "A": "A: its policy's density and the range of its proposals pass; units and log volume do "
     "not. Which density is left?",
     "B": "B: how much harder does it push when the weight is eight times as large?",
-    "C": "C: every probe passes.",
+    "C": "C: every probe passes, and one of the three has no bug.",
 }
 
 
