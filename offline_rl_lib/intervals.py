@@ -8,6 +8,7 @@ within one run are averaged first, because they share one policy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,45 @@ def stratified_bootstrap_interval(
     )
     interval = result.confidence_interval
     return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far the interquartile means of two sets of runs are apart, with a 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        """Difference and interval, without digits after the point."""
+        return f"{self.difference:+.0f} [{self.low:+.0f}, {self.high:+.0f}]"
+
+
+def compare(mine: npt.ArrayLike, theirs: npt.ArrayLike) -> Effect:
+    """Compare the interquartile means of two sets of runs.
+
+    Args:
+        mine: one score per run, (runs,).
+        theirs: the same of the others; the numbers of runs may differ.
+
+    Returns:
+        Mine minus theirs, and the stratified bootstrap interval of it: the runs of both are drawn
+        again, each among themselves.
+    """
+    first, second = (np.asarray(scores, np.float64) for scores in (mine, theirs))
+
+    def difference(values: FloatArray, axis: int = -1) -> Any:
+        ours, other = np.split(values, [len(first)], axis=axis)
+        return interquartile_mean(ours, axis=axis) - interquartile_mean(other, axis=axis)
+
+    low, high = stratified_bootstrap_interval([first, second], difference)
+    return Effect(float(difference(np.concatenate([first, second]))), low, high)
 
 
 def _strata(scores: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[FloatArray]:

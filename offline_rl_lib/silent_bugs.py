@@ -27,11 +27,7 @@ from offline_rl_lib.cql_lagrange import CQLLagrange, CQLLagrangeSettings
 from offline_rl_lib.data import OfflineDataset, TransitionBatch
 from offline_rl_lib.densities import LOG_SQRT_2PI, TanhNormal, log_tanh_jacobian
 from offline_rl_lib.experiments import PENDULUM_CQL, Experiment
-from offline_rl_lib.intervals import (
-    FloatArray,
-    interquartile_mean,
-    stratified_bootstrap_interval,
-)
+from offline_rl_lib.intervals import Effect, compare
 from offline_rl_lib.networks import GaussianPolicy
 
 # ---- The density of the policy ------------------------------------------------------------------
@@ -473,24 +469,6 @@ SILENT_BUGS = Experiment(
 Record = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Effect:
-    """How far a method's runs are from those of its control, with a 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        """Difference and interval, without digits after the point."""
-        return f"{self.difference:+.0f} [{self.low:+.0f}, {self.high:+.0f}]"
-
-
 def last_return(run: Record) -> float:
     """Mean return over the paired starts after a run's last update."""
     return float(np.mean(run["returns"][-1]))
@@ -525,9 +503,4 @@ def effect(
         for name in (method, control)
     )
 
-    def difference(values: FloatArray, axis: int = -1) -> Any:
-        ours, other = np.split(values, [len(mine)], axis=axis)
-        return interquartile_mean(ours, axis=axis) - interquartile_mean(other, axis=axis)
-
-    low, high = stratified_bootstrap_interval([mine, theirs], difference)
-    return Effect(float(difference(np.concatenate([mine, theirs]))), low, high)
+    return compare(mine, theirs)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
+from offline_rl_lib.intervals import (
+    Effect,
+    compare,
+    interquartile_mean,
+    stratified_bootstrap_interval,
+)
 
 
 def test_interquartile_mean_is_the_mean_of_the_middle_half() -> None:
@@ -54,3 +59,32 @@ def test_unusable_scores_are_refused(scores: list[object]) -> None:
 def test_confidence_is_a_share(confidence: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         stratified_bootstrap_interval([1.0, 2.0], confidence=confidence)
+
+
+def test_a_comparison_is_a_difference_of_middles_with_its_interval() -> None:
+    random = np.random.default_rng(3)
+    mine, theirs = random.normal(10, 2, 10), random.normal(4, 5, 8)
+    found = compare(mine, theirs)
+    middle = np.sort(mine)[2:8].mean() - np.sort(theirs)[2:6].mean()
+    assert found.difference == pytest.approx(middle)
+    again = np.sort(mine[random.integers(10, size=(20_000, 10))])[:, 2:8].mean(axis=1)
+    again = again - np.sort(theirs[random.integers(8, size=(20_000, 8))])[:, 2:6].mean(axis=1)
+    low, high = np.quantile(again, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.1 * (high - low))
+    assert found.low < found.difference < found.high
+    back = compare(theirs, mine)
+    assert back.difference == pytest.approx(-found.difference)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "clear"), [(0.1, 2, True), (-2, -0.1, True), (-0.1, 2, False), (0, 2, False)]
+)
+def test_a_difference_is_clear_if_its_interval_leaves_zero_out(
+    low: float, high: float, clear: bool
+) -> None:
+    assert Effect((low + high) / 2, low, high).clear == clear
+
+
+def test_a_comparison_is_written_with_its_sign() -> None:
+    assert str(Effect(-3.4, -10.2, 3.6)) == "-3 [-10, +4]"
