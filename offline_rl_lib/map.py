@@ -229,6 +229,57 @@ def load_cells(experiment: Experiment = MAP, directory: Path = RESULTS) -> Cells
     return cells
 
 
+def last_metric(name: str, experiment: Experiment = MAP, directory: Path = RESULTS) -> FloatArray:
+    """A logged metric, averaged over the last stretch of updates of each stored run.
+
+    Args:
+        name: such as ``"td_loss"``; unknown names are NaN everywhere, as for agents without it.
+        experiment: the map, or a part of it.
+        directory: where its files lie.
+
+    Returns:
+        (datasets, methods, seeds); NaN where the agent does not log it, or nothing is stored.
+    """
+    datasets, methods = experiment.datasets, tuple(experiment.methods)
+    values = np.full((len(datasets), len(methods), len(experiment.seeds)), np.nan)
+    for run in stored_runs(experiment, directory):
+        place = datasets.index(run["dataset"]), methods.index(run["method"])
+        series = run["metrics"].get(name, [np.nan])
+        values[(*place, experiment.seeds.index(run["seed"]))] = series[-1]
+    return values
+
+
+def weight_sweep(cells: Cells) -> Record:
+    """Score, promise and truth of every weight on every dataset, for the live figure.
+
+    Returns:
+        ``weights``; and ``datasets``: per short name the ``behaviour``'s score, and of each weight
+        ``[middle, low, high]`` of the last ``score`` (normalised), of what the critics
+        ``promised`` and of what the policy ``earned`` (both in scaled reward).
+    """
+    methods = weight_methods()
+    sweep: Record = {}
+    for d, dataset in enumerate(cells.datasets):
+        entry: Record = {name: [] for name in ("score", "promised", "earned")}
+        for m in (cells.methods.index(method) for method in methods):
+            for name, values in (
+                ("score", normalised(cells.returns[d, m, :, -1])),
+                ("promised", cells.promised[d, m, :, -1]),
+                ("earned", cells.earned[d, m]),
+            ):
+                ends = stratified_bootstrap_interval(values)
+                middle = float(interquartile_mean(values))
+                entry[name].append([_rounded(value) for value in (middle, *ends)])
+        behaviour = float(load_dataset(dataset).episode_returns().mean())
+        sweep[short_name(dataset)] = entry | {"behaviour": _rounded(float(normalised(behaviour)))}
+    return {"weights": [0.0, *WEIGHTS], "datasets": sweep}
+
+
+def weight_methods() -> tuple[str, ...]:
+    """The methods of the sweep, from the weight 0 to the largest."""
+    return ("penalty off", *(f"CQL, weight {weight:g}" for weight in WEIGHTS))
+
+
 @cache
 def reference_returns() -> dict[str, float]:
     """Mean returns over the paired starts of ``random`` torques and of the ``optimum``."""

@@ -16,18 +16,22 @@ from offline_rl_lib.data import load_dataset, shipped_datasets
 from offline_rl_lib.evaluation import evaluate
 from offline_rl_lib.experiments import Experiment, load_runs, run_experiment
 from offline_rl_lib.failure import predicted_q
+from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
 from offline_rl_lib.map import (
     MAP,
     METHODS,
     QUICK,
     WEIGHTS,
     earned_value,
+    last_metric,
     load_cells,
     normalised,
     promised_value,
     run_map,
     short_name,
     slug,
+    weight_methods,
+    weight_sweep,
     write_map_summary,
 )
 from offline_rl_lib.pendulum import ENV_ID, evaluation_starts, observation_of, step
@@ -108,6 +112,52 @@ def test_cells_are_in_their_places(tiny: Path) -> None:
 
 def test_what_is_not_stored_is_not_a_number(tmp_path: Path) -> None:
     assert np.isnan(load_cells(TINY, tmp_path).returns).all()
+
+
+def test_a_metric_is_read_from_the_last_stretch(tiny: Path) -> None:
+    losses = last_metric("td_loss", TINY, tiny)
+    cells = load_cells(TINY, tiny)
+    assert losses.shape == (1, 3, 2)
+    for run in load_runs(tiny / "tiny.jsonl"):
+        place = (*cells.of(run["dataset"], run["method"]), run["seed"])
+        if run["method"] == "BC":
+            assert np.isnan(losses[place])
+        else:
+            assert losses[place] == run["metrics"]["td_loss"][-1]
+    assert np.isnan(last_metric("no such metric", TINY, tiny)).all()
+
+
+def test_the_sweep_holds_the_five_weights_in_their_order() -> None:
+    methods = weight_methods()
+    weights = [METHODS[method][1].penalty_weight for method in methods]  # type: ignore[attr-defined]
+    assert weights == [0.0, *WEIGHTS] == sorted(weights)
+    random = np.random.default_rng(0)
+    shape = (2, len(METHODS), 10)
+    cells = map.Cells(
+        (NARROW, "pendulum/rare-v0"),
+        tuple(METHODS),
+        returns=random.normal(-500, 100, (*shape, 3)),
+        promised=random.normal(10, 2, (*shape, 3)),
+        earned=random.normal(50, 9, shape),
+        updates=np.arange(3),
+    )
+    sweep = weight_sweep(cells)
+    assert sweep["weights"] == weights
+    assert list(sweep["datasets"]) == ["narrow", "rare"]
+    for name, dataset in zip(sweep["datasets"], cells.datasets, strict=True):
+        rows = sweep["datasets"][name]
+        behaviour = load_dataset(dataset).episode_returns().mean()
+        assert rows["behaviour"] == pytest.approx(float(normalised(behaviour)), abs=0.01)
+        for place, method in enumerate(methods):
+            found = cells.of(dataset, method)
+            for key, values in (
+                ("score", normalised(cells.returns[found][:, -1])),
+                ("promised", cells.promised[found][:, -1]),
+                ("earned", cells.earned[found]),
+            ):
+                expected = interquartile_mean(values), *stratified_bootstrap_interval(values)
+                assert rows[key][place] == pytest.approx(expected, abs=0.006)
+    json.dumps(sweep)
 
 
 def test_the_summary_tells_last_and_best_apart(tiny: Path) -> None:
