@@ -24,6 +24,8 @@ FIXED_HEADINGS = [
     "Exercises",
     "References",
 ]
+# A chapter that has a quiz asks its questions right before its exercises.
+QUIZ_HEADING, QUIZ_BEFORE = "Check yourself", "Exercises"
 # Sections of a chapter's own stand between these two.
 FREE_AFTER, FREE_BEFORE = "Symbols, code, shapes", "Proof by numbers"
 LONGEST_CELL = 25
@@ -99,11 +101,28 @@ def test_fixed_headings_stand_in_their_order(notebook: Notebook) -> None:
     assert [level for level, _ in found].count(1) == 1
     assert found[0][0] == 1, "the title comes first"
     sections = [text for level, text in found if level == 2]
-    assert [text for text in sections if text in FIXED_HEADINGS] == FIXED_HEADINGS
-    free = [n for n, text in enumerate(sections) if text not in FIXED_HEADINGS]
+    fixed = list(FIXED_HEADINGS)
+    if has_quiz(notebook):
+        fixed.insert(fixed.index(QUIZ_BEFORE), QUIZ_HEADING)
+    assert [text for text in sections if text in {*FIXED_HEADINGS, QUIZ_HEADING}] == fixed
+    free = [n for n, text in enumerate(sections) if text not in fixed]
     first, last = sections.index(FREE_AFTER), sections.index(FREE_BEFORE)
     assert all(first < n < last for n in free), f"own sections belong after {FREE_AFTER!r}"
     assert free, "a chapter explains something between its symbols and its proof"
+
+
+def has_quiz(notebook: Notebook) -> bool:
+    return (ROOT / "book" / "quizzes" / f"{notebook.path.stem}.yml").is_file()
+
+
+def test_a_chapter_shows_its_own_quiz_and_says_where_to_answer(notebook: Notebook) -> None:
+    cells = [cell for cell in notebook.cells if re.search(r"^`{3,}\{quiz\}", source(cell), re.M)]
+    assert len(cells) == has_quiz(notebook)
+    for cell in cells:
+        text = source(cell)
+        assert text.startswith(f"## {QUIZ_HEADING}\n")
+        assert text.endswith(f"```{{quiz}} {notebook.path.stem}\n```")
+        assert "on this chapter's page of the book" in text, "JupyterLab cannot show the questions"
 
 
 def test_the_card_tells_what_to_expect(notebook: Notebook) -> None:
