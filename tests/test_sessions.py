@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ WEEKS = [plan for name, plan in PLANS.items() if name.startswith("week_")]
 TEACHING = ROOT / "book" / "teaching"
 
 
+@cache
 def labels(stem: str) -> set[str]:
     """Labels of figures, equations, claims and exercises of a chapter, and its headings."""
     cells = notebook(stem)["cells"]
