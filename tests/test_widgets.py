@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from offline_rl_lib.widgets import (
     TabularBoundFigure,
     TanhNormalFigure,
     TargetFilterFigure,
+    WeightSweepFigure,
 )
 from offline_rl_lib.widgets.live_figure import LiveFigure
 
@@ -70,6 +72,8 @@ def test_a_refused_bound_leaves_the_figure_as_it_was() -> None:
         (TabularBoundFigure, {"push_up": 2}, "push_up"),
         (TabularBoundFigure, {"discount": 1.0}, "discount"),
         (QLandscapeFigure, {"landscapes": {}, "angle": 25}, "angle"),
+        (WeightSweepFigure, {"sweep": {"datasets": {"narrow": {}}}, "weight": 2.0}, "weight"),
+        (WeightSweepFigure, {"sweep": {"datasets": {"wide": {}}}}, "'narrow' is not among wide"),
     ],
 )
 def test_every_figure_refuses_what_its_sliders_cannot_reach(
@@ -87,3 +91,13 @@ def test_the_grid_world_travels_with_its_figure() -> None:
     assert repr(TabularBoundFigure(push_up=0)) == (
         "TabularBoundFigure(weight=1, push_up=0, lean=1, discount=0.8)"
     )
+
+
+def test_the_sweep_travels_with_its_figure_and_keeps_to_its_datasets() -> None:
+    sweep = {"weights": [0.0], "datasets": {"narrow": {"score": [[1.0, 0.5, 2.0]]}, "rare": {}}}
+    figure = WeightSweepFigure(sweep, dataset="rare", weight=5.0)
+    assert json.loads(figure.get_state()["sweep"]) == sweep
+    assert repr(figure) == "WeightSweepFigure(dataset='rare', weight=5)"
+    with pytest.raises(TraitError, match="'wide' is not among narrow, rare"):
+        figure.dataset = "wide"
+    assert figure.dataset == "rare"

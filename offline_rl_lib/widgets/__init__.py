@@ -6,6 +6,7 @@ from offline_rl_lib.widgets.swing import SwingFigure
 from offline_rl_lib.widgets.tabular_bound import TabularBoundFigure
 from offline_rl_lib.widgets.tanh_normal import TanhNormalFigure
 from offline_rl_lib.widgets.target_filter import TargetFilterFigure
+from offline_rl_lib.widgets.weight_sweep import WeightSweepFigure
 
 __all__ = [
     "ProposalsFigure",
@@ -14,4 +15,5 @@ __all__ = [
     "TabularBoundFigure",
     "TanhNormalFigure",
     "TargetFilterFigure",
+    "WeightSweepFigure",
 ]
