@@ -82,6 +82,11 @@ def test_a_chapter_is_run_in_less_time_than_its_row_has(plan: Plan) -> None:
             assert 2 * times[row.run]["seconds"] <= 60 * row.minutes, "a slow laptop needs longer"
 
 
+def test_no_two_tables_have_one_title() -> None:
+    titles = [plan.title for plan in PLANS.values()]
+    assert len(titles) == len(set(titles))
+
+
 def test_the_chapters_stand_in_reading_order(plan: Plan) -> None:
     positions = [READING_ORDER.index(stem) for stem in plan.chapters]
     assert positions == sorted(positions)
@@ -127,7 +132,12 @@ def test_every_plan_page_has_its_parts() -> None:
 def some_plans(root: Path, row: dict[str, Any], **more: Any) -> dict[str, Plan]:
     folder = root / "book" / "teaching"
     folder.mkdir(parents=True)
-    entry = {"minutes": 5, "chapters": ["06_logsumexp_penalty"], "rows": [row]} | more
+    entry = {
+        "title": "Five",
+        "minutes": 5,
+        "chapters": ["06_logsumexp_penalty"],
+        "rows": [row],
+    } | more
     (folder / "plans.yml").write_text(yaml.safe_dump({"plan_5": entry}))
     return read_plans(root, CHAPTERS)
 
@@ -157,8 +167,15 @@ def test_an_unknown_field_of_a_plan_is_named(tmp_path: Path) -> None:
         some_plans(tmp_path, {"what": "x", "minutes": 5}, colour="blue")
 
 
+def test_homework_minutes_are_those_of_the_named_exercises() -> None:
+    chapter = CHAPTERS["06_logsumexp_penalty"]
+    volume, gradient = "ex-logsumexp-volume", "ex-logsumexp-gradient"
+    expected = chapter.exercise_minutes[volume] + chapter.exercise_minutes[gradient]
+    assert chapter.minutes_of([volume, gradient, "ex-of-another-chapter"]) == expected
+
+
 def test_labels_become_roles() -> None:
-    assert reference("eq-penalty") == "{eq}`eq-penalty`"
+    assert reference("eq-penalty") == "equation {eq}`eq-penalty`"
     assert reference("claim-shift") == "{prf:ref}`claim-shift`"
     assert reference("06_a#Why") == "{section}`06_a#Why`"
     with pytest.raises(PlanError, match="penalty"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ class Chapter:
     @property
     def all_exercises_minutes(self) -> int:
         """Estimate for all exercises of the chapter together, to five minutes."""
-        return 5 * round(sum(self.exercise_minutes.values()) / 5)
+        return 5 * round(self.minutes_of(self.exercise_minutes) / 5)
+
+    def minutes_of(self, labels: Collection[str]) -> int:
+        """Estimate for those exercises of the chapter that `labels` names."""
+        return sum(self.exercise_minutes[name] for name in self.exercise_minutes if name in labels)
 
 
 def read_chapters(root: Path) -> dict[str, Chapter]:

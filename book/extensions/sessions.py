@@ -12,7 +12,12 @@ from book.extensions.cards import Chapter
 
 PLANS = Path("book", "teaching", "plans.yml")
 # How a page refers to a label, by the label's first letters.
-ROLES = {"fig-": "numref", "eq-": "eq", "ex-": "ref", "claim-": "prf:ref"}
+ROLES = {
+    "fig-": "{{numref}}`{}`",
+    "eq-": "equation {{eq}}`{}`",
+    "ex-": "{{ref}}`{}`",
+    "claim-": "{{prf:ref}}`{}`",
+}
 
 
 class PlanError(ValueError):
@@ -41,6 +46,7 @@ class Plan:
     """A session with its rows, and the chapters behind it."""
 
     name: str
+    title: str
     minutes: int
     chapters: list[str]
     rows: list[Row]
@@ -95,5 +101,5 @@ def reference(label: str) -> str:
         return f"{{section}}`{label}`"
     for prefix, role in ROLES.items():
         if label.startswith(prefix):
-            return f"{{{role}}}`{label}`"
+            return role.format(label)
     raise PlanError(f"{label!r} is no label of a figure, equation, exercise or claim")

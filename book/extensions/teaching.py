@@ -23,6 +23,15 @@ from book.extensions.sessions import PLANS, Plan, Row, read_plans, reference
 from book.extensions.stored_values import RESULTS
 
 TIMES = RESULTS / "chapter_times.json"
+STEP_HEADINGS = ("From", "Minutes", "What happens", "On the screen", "When late")
+# The homework is last: a session without homework has no such column.
+CHAPTER_HEADINGS = (
+    "Chapter",
+    "Reading (estimate)",
+    "All exercises (estimate)",
+    "Computing (measured)",
+    "Homework (estimate)",
+)
 logger = logging.getLogger(__name__)
 
 
@@ -58,18 +67,15 @@ class SessionPlanDirective(PlanDirective):
 
     def table(self, plan: Plan, chapters: dict[str, Chapter], seconds: dict[str, float]) -> Any:
         """Return one row for each step of the session."""
-        headings = ("From", "Minutes", "What happens", "On the screen", "When late")
         rows = [
-            [
-                nodes.Text(begin),
-                nodes.Text(str(row.minutes)),
-                self.cell(row.what),
-                self.cell(on_the_screen(row, seconds)),
-                self.cell(row.late),
-            ]
+            [begin, str(row.minutes), row.what, on_the_screen(row, seconds), row.late]
             for begin, row in zip(plan.clock(), plan.rows, strict=True)
         ]
-        return data_table(f"{plan.minutes} minutes, step by step", headings, rows)
+        return data_table(
+            f"{plan.title}: step by step",
+            STEP_HEADINGS,
+            [[self.cell(text) for text in row] for row in rows],
+        )
 
 
 def on_the_screen(row: Row, seconds: dict[str, float]) -> str:
@@ -85,40 +91,37 @@ class SessionChaptersDirective(PlanDirective):
 
     def table(self, plan: Plan, chapters: dict[str, Chapter], seconds: dict[str, float]) -> Any:
         """Return one row for each chapter and one for their sum."""
-        headings = ("Chapter", "Reading", "All exercises", "Computing", "Homework")
-        rows: list[list[nodes.Node]] = []
-        for stem in plan.chapters:
-            chapter = chapters[stem]
-            homework = [label for label in plan.homework if label in chapter.exercise_minutes]
-            rows.append(
-                [
-                    self.cell(f"{{doc}}`/notebooks/{stem}`"),
-                    nodes.Text(f"{chapter.reading_minutes} min"),
-                    nodes.Text(f"{chapter.all_exercises_minutes} min"),
-                    nodes.Text(f"{seconds[stem]:.0f} s"),
-                    self.cell(
-                        ", ".join(
-                            f"{reference(label)} ({chapter.exercise_minutes[label]} min)"
-                            for label in homework
-                        )
-                    ),
-                ]
-            )
         used = [chapters[stem] for stem in plan.chapters]
-        minutes = sum(
-            chapter.exercise_minutes.get(label, 0) for chapter in used for label in plan.homework
-        )
+        rows = [
+            [
+                f"{{doc}}`/notebooks/{chapter.stem}`",
+                f"{chapter.reading_minutes} min",
+                f"{chapter.all_exercises_minutes} min",
+                f"{seconds[chapter.stem]:.0f} s",
+                ", ".join(
+                    f"{reference(label)} ({minutes} min)"
+                    for label, minutes in chapter.exercise_minutes.items()
+                    if label in plan.homework
+                ),
+            ]
+            for chapter in used
+        ]
+        homework = sum(chapter.minutes_of(plan.homework) for chapter in used)
         rows.append(
             [
-                nodes.strong("", "together"),
-                nodes.Text(f"{sum(chapter.reading_minutes for chapter in used)} min"),
-                nodes.Text(f"{sum(chapter.all_exercises_minutes for chapter in used)} min"),
-                nodes.Text(f"{sum(seconds[stem] for stem in plan.chapters):.0f} s"),
-                nodes.Text(f"{minutes} min" if minutes else ""),
+                "**together**",
+                f"{sum(chapter.reading_minutes for chapter in used)} min",
+                f"{sum(chapter.all_exercises_minutes for chapter in used)} min",
+                f"{sum(seconds[stem] for stem in plan.chapters):.0f} s",
+                f"{homework} min",
             ]
         )
-        title = f"Chapters behind {plan.name.replace('_', ' ')}"
-        return data_table(title, headings, rows)
+        columns = len(CHAPTER_HEADINGS) if plan.homework else len(CHAPTER_HEADINGS) - 1
+        return data_table(
+            f"{plan.title}: the chapters behind",
+            CHAPTER_HEADINGS[:columns],
+            [[self.cell(text) for text in row[:columns]] for row in rows],
+        )
 
 
 class section_link(nodes.Inline, nodes.TextElement):  # type: ignore[misc]
