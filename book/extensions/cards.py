@@ -64,12 +64,13 @@ def card(chapter: Chapter) -> str:
     """Return the card as MyST text."""
     needs = [f"{what} ({{doc}}`{stem}`)" for stem, what in chapter.prerequisites.items()]
     needs += [chapter.background] if chapter.background else []
-    words = ", ".join(f"{{term}}`{word}`" for word in chapter.vocabulary)
+    terms = ", ".join(f"{{term}}`{word}`" for word in chapter.vocabulary)
+    words = [f"**New words** {terms}."] if terms else []
     lines = [
         f"**You will** {chapter.outcome}.",
         f"**You will learn** {chapter.learn}.",
         f"**You need** {listed(needs)}. {chapter.note}".rstrip(),
-        f"**New words** {words}.",
+        *words,
         f"**Time** reading about {chapter.reading_minutes} min, "
         f"exercises about {chapter.all_exercises_minutes} min (both estimates), "
         f"computing {{value}}`chapter_times:{chapter.stem}.seconds:.0f` s "
