@@ -46,10 +46,15 @@ class PlanDirective(SphinxDirective, ABC):
         for path in (CHAPTERS, PLANS, TIMES):
             self.env.note_dependency(str(root / path))
         chapters = read_chapters(root)
-        plan = read_plans(root, chapters)[self.arguments[0]]
+        plans = read_plans(root, chapters)
         times = json.loads((root / TIMES).read_text(encoding="utf-8"))
         seconds = {stem: float(entry["seconds"]) for stem, entry in times.items()}
-        return [self.table(plan, chapters, seconds)]
+        name = self.arguments[0]
+        if name not in plans:
+            raise self.error(f"no plan named {name!r} in {PLANS.as_posix()}")
+        if missing := set(plans[name].chapters) - (chapters.keys() & seconds.keys()):
+            raise self.error(f"{name}: no entry or no measured time for {sorted(missing)}")
+        return [self.table(plans[name], chapters, seconds)]
 
     @abstractmethod
     def table(self, plan: Plan, chapters: dict[str, Chapter], seconds: dict[str, float]) -> Any:
