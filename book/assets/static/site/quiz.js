@@ -32,6 +32,12 @@
       explanations.open = false;
     }
 
+    // MathJax makes each formula a stop of the keyboard. Inside a label it would stand between the
+    // radio buttons and the check, and some browsers keep a click on it from the radio button.
+    for (const formula of form.querySelectorAll("label mjx-container")) {
+      formula.removeAttribute("tabindex");
+    }
+
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const chosen = form.querySelector("input:checked");
