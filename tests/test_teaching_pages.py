@@ -126,7 +126,7 @@ def test_homework_has_its_column_and_its_sum(small_book: SmallBook) -> None:
     small_book.write_plan(homework=["ex-b"])
     page, complaints = small_book.build()
     assert complaints == ""
-    assert rows(page)[0][-1] == "Exercises (8 min)"
+    assert rows(page)[0][-1] == "Exercises (8\u00a0min)"
     assert rows(page)[1][-1] == "8 min"
 
 

@@ -104,7 +104,7 @@ class SessionChaptersDirective(PlanDirective):
                 f"{chapter.all_exercises_minutes} min",
                 f"{seconds[chapter.stem]:.0f} s",
                 ", ".join(
-                    f"{reference(label)} ({minutes} min)"
+                    f"{reference(label)} ({minutes}\u00a0min)"
                     for label, minutes in chapter.exercise_minutes.items()
                     if label in plan.homework
                 ),
