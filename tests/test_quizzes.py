@@ -44,7 +44,7 @@ SMALL: list[dict[str, Any]] = [
         "id": "small-words",
         "prompt": "Which comes first?",
         "options": [
-            {"text": "alpha", "right": "It is the first letter."},
+            {"text": "Greek's alpha", "right": "It's the first letter."},
             {"text": "beta", "wrong": "It is the second."},
             {"text": "gamma", "wrong": "It is the third."},
             {"text": "delta", "wrong": "It is the fourth."},
@@ -72,7 +72,7 @@ def test_a_quiz_is_read_as_written(tmp_path: Path) -> None:
         "small-words",
         "Which comes first?",
         (
-            Option("A", "alpha", True, "It is the first letter."),
+            Option("A", "Greek's alpha", True, "It's the first letter."),
             Option("B", "beta", False, "It is the second."),
             Option("C", "gamma", False, "It is the third."),
             Option("D", "delta", False, "It is the fourth."),
@@ -221,6 +221,8 @@ def test_a_question_is_a_group_of_radio_buttons_with_its_explanations(
     feedback = form.select_one("[role=status]")
     assert words(feedback) == ""
     assert form.select_one(".quiz-actions[hidden] button[type=submit]")
+    told = [words(forms[1].select_one(part)) for part in ("label", "[data-option]")]
+    assert told == ["A. Greek’s alpha", "A is right. It’s the first letter."], "typographic quotes"
 
 
 def test_the_key_shows_everything_by_chapter(small_book: SmallBook) -> None:

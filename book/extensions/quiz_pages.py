@@ -121,8 +121,9 @@ class QuizDirective(QuizTexts):
         """Return one radio button with its label."""
         button_id = f"{name}-{option.letter.lower()}"
         button = element("input", ids=button_id, type="radio", name=name, value=option.letter)
-        text = element("span", *self.line(option))
-        letter = element("span", nodes.Text(f"{option.letter}."), css="quiz-letter")
+        # Inline nodes and no elements: typographic quotes are made in nodes of docutils only.
+        text = nodes.inline("", "", *self.line(option))
+        letter = nodes.inline("", f"{option.letter}.", classes=["quiz-letter"])
         return element("div", button, element("label", letter, text, for_=button_id))
 
     def verdict(self, option: Option) -> nodes.Node:
