@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from test_cards import READING_ORDER, notebook
@@ -184,3 +185,33 @@ def test_labels_become_roles() -> None:
     assert on_the_screen(row, {"06_a": 12.4}) == (
         "{numref}`fig-a`, {ref}`ex-b`, {doc}`/notebooks/06_a`: computes 12 s"
     )
+
+
+# ---- In class ---------------------------------------------------------------------------------
+
+SESSIONS = [plan for plan in PLANS.values() if plan not in WEEKS]
+IN_CLASS = sorted({row.exercise for plan in SESSIONS for row in plan.rows if row.exercise})
+HOME = {label: chapter.stem for chapter in CHAPTERS.values() for label in chapter.exercise_minutes}
+
+
+@pytest.mark.parametrize("label", IN_CLASS)
+def test_an_exercise_in_class_needs_only_the_first_code_cell_of_its_chapter(
+    label: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = notebook(HOME[label])["cells"]
+    sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    first = next(text for kind, text in sources if kind == "code")
+    begin = next(n for n, (_, text) in enumerate(sources) if f"solution-start}} {label}\n" in text)
+    end = next(n for n in range(begin, len(sources)) if "{solution-end}" in sources[n][1])
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(ROOT / "notebooks")
+    dtype = torch.get_default_dtype()
+    names: dict[str, Any] = {}
+    try:
+        exec(first, names)
+        for kind, text in sources[begin:end]:
+            if kind == "code":
+                exec(text, names)
+    finally:
+        torch.set_default_dtype(dtype)
+    assert f"{label}: passed" in capsys.readouterr().out
