@@ -155,7 +155,8 @@ class QuizKeyDirective(QuizTexts):
 
     def solved(self, number: int, question: Question) -> list[nodes.Node]:
         """Return a question, and each option with its explanation."""
-        head = nodes.paragraph("", "", nodes.strong("", f"Question {number}"))
+        right = next(option.letter for option in question.options if option.right)
+        head = nodes.paragraph("", "", nodes.strong("", f"Question {number}: answer {right}"))
         options = nodes.definition_list(classes=["quiz-key"])
         for option in question.options:
             term = nodes.term("", f"{option.letter}. ", *self.line(option))
