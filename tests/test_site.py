@@ -44,7 +44,7 @@ def article(site: Path, page: str) -> Tag:
 def test_the_table_of_contents_names_every_notebook_and_page() -> None:
     sources = {
         str(path.relative_to(ROOT).with_suffix("").as_posix())
-        for pattern in ("notebooks/*.ipynb", "book/*.md")
+        for pattern in ("notebooks/*.ipynb", "book/**/*.md")
         for path in ROOT.glob(pattern)
     }
     assert sources == set(PAGES)
@@ -55,7 +55,7 @@ def test_the_site_holds_exactly_the_pages_of_the_contents(site: Path) -> None:
     built = {
         path.relative_to(site).with_suffix("").as_posix()
         for folder in ("book", "notebooks")
-        for path in (site / folder).glob("*.html")
+        for path in (site / folder).rglob("*.html")
     }
     assert built == set(PAGES)
     assert PAGES[0] in (site / "index.html").read_text(encoding="utf-8")
