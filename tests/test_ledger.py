@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, merge_ledger, two_digits
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
+from small_site import SmallSite
 
 from book.extensions.claims import Claim, UnreadableClaimError, scan_tests
 from book.extensions.proof_ledger import read_ledger
@@ -191,11 +188,11 @@ def test_both(deviation):
 """
 
 
-class SmallBook:
+class SmallBook(SmallSite):
     """A one-page book with the extensions under test."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         extensions = [
             *("myst_parser", "sphinx_proof", "book.extensions.proof_ledger"),
             *("book.extensions.stored_values", "book.extensions.fresh_after_failure"),
@@ -209,29 +206,8 @@ class SmallBook:
         self.write("book/results/ledger.json", json.dumps(self.ledger))
         self.write("book/results/numbers.json", json.dumps({"outer": {"inner": 1.2345}}))
 
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    def build(self) -> tuple[int, str]:
-        """Return the exit status of a build with warnings as errors, and what it complained of."""
-        complaints = io.StringIO()
-        source, output = str(self.root), str(self.root / "_build")
-        with docutils_namespace(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            app = Sphinx(
-                *(source, source, output, f"{output}/.doctrees", "html"),
-                status=None,
-                warning=complaints,
-                warningiserror=True,
-                keep_going=True,
-            )
-            app.build()
-        return app.statuscode, complaints.getvalue()
-
     def page(self) -> str:
-        return (self.root / "_build" / "index.html").read_text(encoding="utf-8")
+        return self.html("index")
 
 
 @pytest.fixture

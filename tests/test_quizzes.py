@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +13,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
 from conftest import ROOT
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
+from small_site import SmallSite
 
 from book.extensions.quizzes import (
     LETTERS,
@@ -140,11 +137,11 @@ def test_two_chapters_may_not_share_an_id(tmp_path: Path) -> None:
 # ---- Pages -------------------------------------------------------------------------------------
 
 
-class SmallBook:
+class SmallBook(SmallSite):
     """A book of a chapter with a quiz, and of a page with the key."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         extensions = ["myst_parser", "book.extensions.stored_values", "book.extensions.quiz_pages"]
         settings = "myst_enable_extensions = ['dollarmath']\nhtml_theme = 'basic'\n"
         self.write("conf.py", f"extensions = {extensions}\n{settings}")
@@ -154,30 +151,8 @@ class SmallBook:
         self.write("book/results/numbers.json", '{"two": 2}')
         write_quiz(root / QUIZZES, "01_small.yml", SMALL)
 
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    def build(self) -> tuple[int, str]:
-        """Return the exit status of a build with warnings as errors, and what it complained of."""
-        complaints = io.StringIO()
-        source, output = str(self.root), str(self.root / "_build")
-        with docutils_namespace(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            app = Sphinx(
-                *(source, source, output, f"{output}/.doctrees", "html"),
-                status=None,
-                warning=complaints,
-                warningiserror=True,
-                keep_going=True,
-            )
-            app.build()
-        return app.statuscode, complaints.getvalue()
-
     def page(self, name: str) -> BeautifulSoup:
-        text = (self.root / "_build" / f"{name}.html").read_text(encoding="utf-8")
-        return BeautifulSoup(text, "html.parser")
+        return BeautifulSoup(self.html(name), "html.parser")
 
 
 @pytest.fixture

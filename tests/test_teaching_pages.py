@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
+from small_site import SmallSite
 
 PAGE = """# Teaching
 
@@ -51,11 +48,11 @@ PLAN: dict[str, Any] = {
 }
 
 
-class SmallBook:
+class SmallBook(SmallSite):
     """A page for teachers and one chapter."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.write("conf.py", SETTINGS)
         self.write("index.md", PAGE)
         self.write("notebooks/01_small.md", CHAPTER)
@@ -63,29 +60,13 @@ class SmallBook:
         self.write("book/results/chapter_times.json", json.dumps({"01_small": {"seconds": 12.4}}))
         self.write_plan()
 
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
     def write_plan(self, **changes: Any) -> None:
         self.write("book/teaching/plans.yml", yaml.safe_dump({"day": PLAN | changes}))
 
-    def build(self) -> tuple[str, str]:
-        """Return the page, and what the build complained of."""
-        complaints = io.StringIO()
-        source, output = str(self.root), str(self.root / "_build")
-        with docutils_namespace(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            app = Sphinx(
-                *(source, source, output, f"{output}/.doctrees", "html"),
-                status=None,
-                warning=complaints,
-                freshenv=True,
-            )
-            app.build()
-        page = (self.root / "_build" / "index.html").read_text(encoding="utf-8")
-        return page, complaints.getvalue()
+    def page(self) -> tuple[str, str]:
+        """Build it, and return the page and what the build complained of."""
+        _, complaints = self.build(freshenv=True)
+        return self.html("index"), complaints
 
 
 @pytest.fixture
@@ -103,7 +84,7 @@ def rows(page: str) -> list[list[str]]:
 
 
 def test_the_tables_show_clock_links_and_minutes(small_book: SmallBook) -> None:
-    page, complaints = small_book.build()
+    page, complaints = small_book.page()
     assert complaints == ""
     assert rows(page) == [
         ["Small", "20 min", "15 min", "12 s"],
@@ -116,15 +97,15 @@ def test_the_tables_show_clock_links_and_minutes(small_book: SmallBook) -> None:
 
 
 def test_a_new_measurement_reaches_the_page(small_book: SmallBook) -> None:
-    small_book.build()
+    small_book.page()
     small_book.write("book/results/chapter_times.json", '{"01_small": {"seconds": 99}}')
-    assert ["0:03", "4", "Run.", "Small: computes 99 s", ""] in rows(small_book.build()[0])
+    assert ["0:03", "4", "Run.", "Small: computes 99 s", ""] in rows(small_book.page()[0])
 
 
 def test_homework_has_its_column_and_its_sum(small_book: SmallBook) -> None:
     small_book.write("notebooks/01_small.md", f"{CHAPTER}\n(ex-b)=\n## Exercises\n\nText.\n")
     small_book.write_plan(homework=["ex-b"])
-    page, complaints = small_book.build()
+    page, complaints = small_book.page()
     assert complaints == ""
     assert rows(page)[0][-1] == "Exercises (8\u00a0min)"
     assert rows(page)[1][-1] == "8 min"
@@ -132,19 +113,19 @@ def test_homework_has_its_column_and_its_sum(small_book: SmallBook) -> None:
 
 def test_an_unknown_section_is_a_warning(small_book: SmallBook) -> None:
     small_book.write("notebooks/01_small.md", CHAPTER.replace("Why it works", "Why"))
-    assert "no section 'Why it works' in notebooks/01_small" in small_book.build()[1]
+    assert "no section 'Why it works' in notebooks/01_small" in small_book.page()[1]
 
 
 def test_a_section_of_an_unknown_chapter_is_a_warning(small_book: SmallBook) -> None:
     small_book.write("index.md", PAGE.replace("01_small#Why", "02_none#Why"))
-    assert "no section 'Why it works' in notebooks/02_none" in small_book.build()[1]
+    assert "no section 'Why it works' in notebooks/02_none" in small_book.page()[1]
 
 
 def test_an_unknown_plan_is_an_error(small_book: SmallBook) -> None:
     small_book.write("index.md", PAGE.replace("{session-plan} day", "{session-plan} night"))
-    assert "no plan named 'night'" in small_book.build()[1]
+    assert "no plan named 'night'" in small_book.page()[1]
 
 
 def test_a_chapter_that_was_not_measured_is_an_error(small_book: SmallBook) -> None:
     small_book.write("book/results/chapter_times.json", "{}")
-    assert "no measured time for ['01_small']" in small_book.build()[1]
+    assert "no measured time for ['01_small']" in small_book.page()[1]
