@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 import textwrap
 from collections.abc import Callable
@@ -103,3 +104,22 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     if result is ... or result is None:
         raise NotDoneYet
     return result
+
+
+def finite_number(value: Any, where: str) -> float:
+    """Return the reader's number.
+
+    Args:
+        value: what the reader's function returned.
+        where: begins the message, such as ``"For n = 3"``.
+
+    Raises:
+        WrongAnswer: it is no number, or not a finite one.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise WrongAnswer(f"{where} a number is expected; got {type(value).__name__}.") from None
+    if not math.isfinite(number):
+        raise WrongAnswer(f"{where} your function returned {number}.")
+    return number

@@ -13,19 +13,9 @@ from scipy import integrate, stats
 from offline_rl_lib.choosing import Evidence, Rule, always, chosen_scores, gather
 from offline_rl_lib.intervals import interquartile_mean
 from offline_rl_lib.map import load_cells, weight_methods
-from offline_rl_lib.teaching import WrongAnswer, call, checker
+from offline_rl_lib.teaching import WrongAnswer, call, checker, finite_number
 
 FloatArray = npt.NDArray[np.float64]
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise WrongAnswer(f"{where} a number is expected; got {type(value).__name__}.") from None
-    if not np.isfinite(number):
-        raise WrongAnswer(f"{where} your function returned {number}.")
-    return number
 
 
 @checker("ex-map-cell")
@@ -36,7 +26,7 @@ def check_cell(function: Callable[..., Any]) -> str:
         returns[[3, 7]] = -1700.0, 900.0
         given = returns.copy()
         where = f"For returns around -500, random {random:g} and optimum {optimum:g}"
-        got = _number(call(function, given, random, optimum), where)
+        got = finite_number(call(function, given, random, optimum), where)
         if not np.array_equal(given, returns):
             raise WrongAnswer("Your function changes the returns that it was given; copy them.")
         kept = np.sort(returns)
@@ -68,7 +58,7 @@ def check_cell(function: Callable[..., Any]) -> str:
 def check_luck(function: Callable[..., Any]) -> str:
     """Compare with the integral of the maximum's distribution."""
     for k in (1, 2, 5, 20):
-        got = _number(call(function, k), f"For k = {k}")
+        got = finite_number(call(function, k), f"For k = {k}")
         right = expected_maximum(k)
         if abs(got - right) <= 0.02:
             continue
@@ -111,7 +101,7 @@ def check_rule(function: Callable[..., Any]) -> str:
                 float(evidence.mean_episode[d]),
                 float(evidence.spread[d]),
             )
-            place = _number(answer, f"On {evidence.datasets[d]}")
+            place = finite_number(answer, f"On {evidence.datasets[d]}")
             if place not in range(5):
                 raise WrongAnswer(
                     f"On {evidence.datasets[d]} your function returned {answer!r}; a place from 0 "

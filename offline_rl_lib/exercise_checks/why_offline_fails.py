@@ -10,19 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, finite_number
 
 FloatArray = npt.NDArray[np.float64]
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise WrongAnswer(f"{where} a number is expected; got {type(value).__name__}.") from None
-    if not math.isfinite(number):
-        raise WrongAnswer(f"{where} your function returned {number}.")
-    return number
 
 
 def _compare(got: float, expected: float, mistakes: dict[str, float], where: str) -> None:
@@ -47,7 +37,7 @@ def check_gap(function: Callable[..., Any]) -> str:
         torques, state = random.uniform(-2, 2, 60), random.normal(size=3) * (0.3, 0.3, 4.0)
         where = f"For 60 random states and k = {neighbours}"
         torque = 2.0 if seed else -2.0
-        got = _number(call(function, states, torques, state, torque, neighbours), where)
+        got = finite_number(call(function, states, torques, state, torque, neighbours), where)
         order = np.argsort(np.linalg.norm((states - state) / states.std(axis=0), axis=1))
         plain = np.argsort(np.linalg.norm(states - state, axis=1))
         near = torques[order[:neighbours]]
@@ -75,7 +65,7 @@ def check_feedback(function: Callable[..., Any]) -> str:
     """The steady error, by repeating the backup until nothing changes."""
     for share, follow, bias, discount in ((0.35, 1.0, 0.1, 0.99), (0.04, 0.5, 2.0, 0.9)):
         where = f"For rho = {share}, kappa = {follow}, b = {bias}, gamma = {discount}"
-        got = _number(call(function, share, follow, bias, discount), where)
+        got = finite_number(call(function, share, follow, bias, discount), where)
         error = 0.0
         for _ in range(20_000):
             error = discount * ((1 - share) * error + share * (follow * error + bias))
@@ -127,7 +117,7 @@ def check_reach(function: Callable[..., Any]) -> str:
     for updates, rate, discount in ((0, 0.1, 0.9), (30, 0.1, 0.9), (500, 0.02, 0.99)):
         rewards = np.random.default_rng(updates).uniform(-1, 1, 40)
         where = f"For k = {updates}, tau = {rate}, gamma = {discount}"
-        got = _number(call(function, rewards, updates, rate, discount), where)
+        got = finite_number(call(function, rewards, updates, rate, discount), where)
         expected, slow = _run_critic(rewards, updates, rate, discount)
         t = np.arange(len(rewards))
         whole = float(rewards @ discount**t)
