@@ -58,6 +58,8 @@ def test_prerequisites_come_earlier(chapter: Chapter) -> None:
 def test_the_exercises_are_those_of_the_chapter(chapter: Chapter) -> None:
     labels = [found for text in markdown(chapter.stem) for found in EXERCISE.findall(text)]
     assert list(chapter.exercise_minutes) == labels
+    assert list(chapter.exercise_points) == labels
+    assert all(points > 0 for points in chapter.exercise_points.values())
     assert all(3 <= minutes <= 20 for minutes in chapter.exercise_minutes.values())
     assert 10 <= chapter.reading_minutes <= 60
 

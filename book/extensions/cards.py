@@ -29,6 +29,7 @@ class Chapter:
     exercise_minutes: dict[str, int]
     vocabulary: list[str]
     prerequisites: dict[str, str] = field(default_factory=dict)
+    exercise_points: dict[str, int] = field(default_factory=dict)
     background: str = ""
     note: str = ""
 
