@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import math
 import pkgutil
+import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from IPython.display import Markdown, display
@@ -19,7 +21,16 @@ _checkers: dict[str, Checker] = {}
 
 
 class WrongAnswer(Exception):
-    """Raised by a checker; its message tells the reader what is wrong and what to look at."""
+    """Raised by a checker; its message tells the reader what is wrong and what to look at.
+
+    Args:
+        message: what the reader reads.
+        share: the share of the points that the answer has earned all the same, from 0 to 1.
+    """
+
+    def __init__(self, message: str, share: float = 0.0) -> None:
+        super().__init__(message)
+        self.share = share
 
 
 class NotDoneYet(Exception):
@@ -62,10 +73,18 @@ def checker(exercise_id: str) -> Callable[[Checker], Checker]:
     return register
 
 
-def check(exercise_id: str, answer: Any) -> None:
+def check(exercise_id: str, answer: Any, points: float | None = None) -> float | None:
     """Check an exercise and print the verdict; never raise for an unfinished or wrong answer.
 
     A stub returns ``...`` or ``None``. Its verdict is a gentle "not done yet".
+
+    Args:
+        exercise_id: the exercise's label.
+        answer: the reader's function or value.
+        points: what a right answer is worth, if it is graded.
+
+    Returns:
+        The points that the answer has earned, to two decimals; nothing if it is not graded.
 
     Raises:
         KeyError: there is no such exercise; the message lists those that exist.
@@ -76,19 +95,44 @@ def check(exercise_id: str, answer: Any) -> None:
         raise KeyError(
             f"There is no exercise {exercise_id!r}; the exercises are {sorted(_checkers)}."
         )
-    if answer is ... or answer is None:
-        print(f"{exercise_id}: not done yet. Replace the dots and run the cell again.")
-        return
+    if points is None:
+        print(f"{exercise_id}: {_judge(exercise_id, answer)[0]}")
+        return None
+    # A grader that reads the cell's outputs takes any text on stderr, such as a warning of the
+    # reader's code, for a failure.
+    with contextlib.redirect_stderr(sys.stdout):
+        verdict, share = _judge(exercise_id, answer)
+    earned = round(points * share, 2)
+    print(f"{exercise_id}: {verdict} ({earned:g} of {points:g} points)")
+    return earned
+
+
+def _judge(exercise_id: str, answer: Any) -> tuple[str, float]:
+    """Return the verdict on an answer and the share of the points that it has earned."""
     try:
-        verdict = _checkers[exercise_id](answer)
+        if answer is ... or answer is None:
+            raise NotDoneYet
+        return f"passed. {_checkers[exercise_id](answer)}", 1.0
     except WrongAnswer as reason:
-        print(f"{exercise_id}: not right yet. {reason}")
+        return f"not right yet. {reason}", reason.share
     except NotDoneYet:
-        print(f"{exercise_id}: not done yet. Replace the dots and run the cell again.")
+        return "not done yet. Replace the dots and run the cell again.", 0.0
     except Exception as error:
-        print(f"{exercise_id}: your code stopped with {type(error).__name__}: {error}")
-    else:
-        print(f"{exercise_id}: passed. {verdict}")
+        return f"your code stopped with {type(error).__name__}: {error}", 0.0
+
+
+def require_all(problems: Sequence[str | None]) -> None:
+    """Accept an answer of several parts, or complain of the first part that is wrong.
+
+    Args:
+        problems: for each part what is wrong with it, ``None`` if it is right.
+
+    Raises:
+        WrongAnswer: a part is wrong; the parts that are right earn their share.
+    """
+    wrong = [problem for problem in problems if problem is not None]
+    if wrong:
+        raise WrongAnswer(wrong[0], share=1 - len(wrong) / len(problems))
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:

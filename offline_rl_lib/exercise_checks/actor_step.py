@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offline_rl_lib.data import TransitionBatch
 from offline_rl_lib.sac import SAC
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, require_all
 
 Pair = tuple[float, float]
 
@@ -41,11 +41,14 @@ def check_one_draw(answer: Any) -> str:
     }
     for wrong, slip in slips.items():
         if math.isclose(by_std, wrong, abs_tol=1e-3):
-            raise WrongAnswer(f"The derivative by the mean is right. In the one by std, {slip}")
+            raise WrongAnswer(
+                f"The derivative by the mean is right. In the one by std, {slip}", share=0.5
+            )
     if not math.isclose(by_std, exact_std, abs_tol=1e-3):
         raise WrongAnswer(
             "The derivative by the mean is right. The one by std is epsilon times it, minus "
-            f"alpha / std; got {by_std:.3f}."
+            f"alpha / std; got {by_std:.3f}.",
+            share=0.5,
         )
     return f"{exact_mean:.3f} and {exact_std:.3f}: a step against the gradient closes the valve."
 
@@ -189,17 +192,19 @@ def check_spike(answer: Any) -> str:
         raise WrongAnswer(f"These answers are missing: {', '.join(missing)}.")
     if any(answer[key] is ... for key in ("stays", "leaves")):
         raise NotDoneYet
+    problems: list[str | None] = []
     for key, home in (("stays", -0.5), ("leaves", 1.2)):
         width = float(answer[key])
         if not 0.05 <= width <= 1:
             raise WrongAnswer(f"{key!r}: a width between 0.05 and 1 is asked for; got {width}.")
         end = _end_on_spiky_critic(width)
-        if abs(end - home) > 0.3:
-            other = "finds the spike" if key == "stays" else "stays on the hill"
-            raise WrongAnswer(
-                f"{key!r}: from width {width} the actor {other}, it ends at {end:.1f} N m. "
-                "Which torques does it draw in its first steps?"
-            )
+        other = "finds the spike" if key == "stays" else "stays on the hill"
+        problem = (
+            f"{key!r}: from width {width} the actor {other}, it ends at {end:.1f} N m. "
+            "Which torques does it draw in its first steps?"
+        )
+        problems.append(problem if abs(end - home) > 0.3 else None)
+    require_all(problems)
     return "A narrow actor never draws the spike's slope; a wide one does, and leaves."
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offline_rl_lib.conservative import cql_penalty
 from offline_rl_lib.experiments import RESULTS, final_scores, load_runs
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, require_all
 
 Scores = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -105,16 +105,18 @@ def _check_gradients(
     if mine[1] is not None and bool((mine[1] != 0).any()):
         raise WrongAnswer(
             f"{sizes} the value is right, but a gradient flows into the target: use "
-            "target.detach()."
+            "target.detach().",
+            share=0.5,
         )
     for name, got, wanted in zip(("data_q", "proposal_q"), mine[::2], right[::2], strict=True):
         wanted = torch.zeros_like(inputs[0]) if wanted is None else wanted
         if got is None and bool((wanted != 0).any()):
-            raise WrongAnswer(f"{sizes} no gradient reaches {name}: do not detach it.")
+            raise WrongAnswer(f"{sizes} no gradient reaches {name}: do not detach it.", 0.5)
         if got is not None and not torch.allclose(got, wanted, atol=1e-8):
             raise WrongAnswer(
                 f"{sizes} the value is right, but the gradient at {name} is not: is a part of it "
-                "detached?"
+                "detached?",
+                share=0.5,
             )
 
 
@@ -177,17 +179,18 @@ def check_weight(answer: Any) -> str:
         "data_q": "the penalty pushes down the proposals and *up* the data's actions, and only "
         "the TD error holds these back",
     }
+    problems: list[str | None] = []
     for (metric, why), word in zip(explanations.items(), answer, strict=True):
         if word not in ("rise", "fall"):
             raise WrongAnswer(f'For {metric} write "rise" or "fall"; got {word!r}.')
         risen, pairs = _rises(metric)
         if risen not in (0, pairs):
             raise RuntimeError(f"{metric} rises in {risen} of {pairs} pairs: no clear answer")
-        if (word == "rise") != (risen == pairs):
-            raise WrongAnswer(
-                f"In all {pairs} pairs of stored runs {metric} does the opposite. Think again: "
-                f"{why}."
-            )
+        problem = (
+            f"In all {pairs} pairs of stored runs {metric} does the opposite. Think again: {why}."
+        )
+        problems.append(problem if (word == "rise") != (risen == pairs) else None)
+    require_all(problems)
     return f"The stored runs agree, in all {_rises('data_q')[1]} pairs of runs with equal seeds."
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, require_all
 
 
 @checker("ex-truth-hanging")
@@ -41,12 +41,12 @@ def check_hanging(answer: Any) -> str:
         )
     if abs(scaled - expected / 8) <= 0.06:
         raise WrongAnswer(
-            "Only the scale is applied. The shift of 8 is collected in every step, for ever."
+            "Only the scale is applied. The shift of 8 is collected in every step, for ever.", 0.5
         )
     if abs(scaled - (expected + 8) / 8) <= 0.06:
-        raise WrongAnswer("The shift is collected in every step, not once: 8 / (1 - 0.99).")
+        raise WrongAnswer("The shift is collected in every step, not once: 8 / (1 - 0.99).", 0.5)
     if abs(scaled - (expected / 8 + 100)) > 0.06:
-        raise WrongAnswer(f"The scaled value is {scaled:.1f}; use Q / 8 + 100.")
+        raise WrongAnswer(f"The scaled value is {scaled:.1f}; use Q / 8 + 100.", 0.5)
     return "Hanging for ever is worth -987.0, in the agents' units -23.4."
 
 
@@ -160,9 +160,13 @@ def check_which(answer: Any) -> str:
         raise WrongAnswer(f"A dictionary with the keys {', '.join(expected)} is expected.")
     if any(value is ... or value is None for value in answer.values()):
         raise NotDoneYet
-    for key, truth in expected.items():
+    for key in expected:
         if not isinstance(answer[key], bool):
             raise WrongAnswer(f"{key!r}: True or False is expected; got {answer[key]!r}.")
-        if answer[key] != truth:
-            raise WrongAnswer(f"{key!r}: look again. {reasons[key]}")
+    require_all(
+        [
+            None if answer[key] == truth else f"{key!r}: look again. {reasons[key]}"
+            for key, truth in expected.items()
+        ]
+    )
     return "A fair comparison needs the same policy, the same units and the same bonus."

@@ -13,7 +13,7 @@ from torch import Tensor
 from offline_rl_lib.cql import CQL, CQLSettings
 from offline_rl_lib.data import TransitionBatch
 from offline_rl_lib.sac import SAC
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, checker
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, checker, require_all
 from offline_rl_lib.tracing import trace
 
 SIZE, COUNT, OBSERVATIONS, ACTIONS = 32, 4, 5, 2
@@ -87,13 +87,18 @@ def check_shapes(answer: Any) -> str:
     """Compare with the shapes that a trace of a real update reports."""
     names = ["next_action", "next_q", "all_actions", "q_values", "log_densities", "td_loss"]
     answers = _answers(answer, names)
-    found = traced_shapes()
     for name in names:
         if not isinstance(answers[name], (tuple, list, torch.Size)):
             raise WrongAnswer(f"{name}: a tuple such as (32, 2) is expected.")
-        got = tuple(answers[name])
-        if got != found[name]:
-            raise WrongAnswer(f"{name} does not have the shape {got}. {_shape_advice(name, got)}")
+    shapes, found = {name: tuple(answers[name]) for name in names}, traced_shapes()
+    require_all(
+        [
+            None
+            if got == found[name]
+            else f"{name} does not have the shape {got}. {_shape_advice(name, got)}"
+            for name, got in shapes.items()
+        ]
+    )
     return "All six agree with a traced update of such an agent."
 
 
@@ -144,23 +149,29 @@ METHODS = (
 )
 
 
+def _no_culprit(name: str, method: Any) -> str | None:
+    """Return why the method is not what is wrong with the agent; nothing if it is."""
+    if method not in METHODS:
+        raise WrongAnswer(f"{name}: {method!r} is none of {', '.join(METHODS)}.")
+    if method == CULPRITS[name]:
+        return None
+    if method == "critic_loss":
+        return (
+            f"{name}: critic_loss itself is the library's. If its result differs, compare what "
+            "it calls, td_target and proposals."
+        )
+    return (
+        f"{name}: {method} is the library's. Call each method on another(BROKEN['{name}']) "
+        "and on another(), and compare the results; for update_target compare all parts "
+        "after it."
+    )
+
+
 @checker("ex-line-broken")
 def check_broken(answer: Any) -> str:
     """Each agent has one culprit; critic_loss is only the messenger of two of them."""
-    for name, method in _answers(answer, list(CULPRITS)).items():
-        if method not in METHODS:
-            raise WrongAnswer(f"{name}: {method!r} is none of {', '.join(METHODS)}.")
-        if method == "critic_loss":
-            raise WrongAnswer(
-                f"{name}: critic_loss itself is the library's. If its result differs, compare what "
-                "it calls, td_target and proposals."
-            )
-        if method != CULPRITS[name]:
-            raise WrongAnswer(
-                f"{name}: {method} is the library's. Call each method on another(BROKEN['{name}']) "
-                "and on another(), and compare the results; for update_target compare all parts "
-                "after it."
-            )
+    answers = _answers(answer, list(CULPRITS))
+    require_all([_no_culprit(name, method) for name, method in answers.items()])
     return "Three methods, three agents, and no logged number would have told."
 
 
@@ -194,10 +205,14 @@ ORDER = {
 @checker("ex-line-order")
 def check_order(answer: Any) -> str:
     """With noise of their own, two steps commute if neither touches what the other changes."""
-    for name, value in _answers(answer, list(ORDER)).items():
-        truth, reason = ORDER[name]
+    answers = _answers(answer, list(ORDER))
+    for name, value in answers.items():
         if not isinstance(value, (bool, np.bool_)):
             raise WrongAnswer(f"{name}: True or False is expected; got {value!r}.")
-        if bool(value) != truth:
-            raise WrongAnswer(f"{name}: look again. {reason}")
+    require_all(
+        [
+            None if bool(answers[name]) == truth else f"{name}: look again. {reason}"
+            for name, (truth, reason) in ORDER.items()
+        ]
+    )
     return "Two steps with equal noise may change places if neither touches what the other changes."

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from offline_rl_lib.conservative import cql_penalty
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, require_all
 
 
 @checker("ex-logsumexp-volume")
@@ -59,7 +59,8 @@ def check_mixture(answer: Any) -> str:
     if not torch.allclose(_tensor(call(answer, tiny), "the log-density -2000"), tiny[0]):
         raise WrongAnswer(
             "Three equal log-densities of -2000 must give -2000. exp(-2000) is 0 in floating "
-            "point: use torch.logsumexp."
+            "point: use torch.logsumexp.",
+            share=0.5,
         )
     return "It gives the log of the mean density, and stays finite for tiny densities."
 
@@ -90,9 +91,9 @@ def check_gradient(answer: Any) -> str:
         if not torch.allclose(gradient, expected):
             raise WrongAnswer(f"The gradient for proposal_q is wrong for {where}.")
         if torch.allclose(data_gradient, -expected_data):
-            raise WrongAnswer("The data's Q is subtracted, so its gradient is negative.")
+            raise WrongAnswer("The data's Q is subtracted, so its gradient is negative.", 0.5)
         if not torch.allclose(data_gradient.to(expected_data), expected_data):
-            raise WrongAnswer(f"The gradient for data_q is wrong for {where}: each is -1 / B.")
+            raise WrongAnswer(f"The gradient for data_q is wrong for {where}: each is -1 / B.", 0.5)
     return "It agrees with autograd for two batch sizes and temperatures."
 
 
@@ -121,22 +122,21 @@ def check_broadcast(answer: Any) -> str:
         raise WrongAnswer(f"These answers are missing: {', '.join(missing)}.")
     if any(answer[key] is ... for key in keys):
         raise NotDoneYet
-    if tuple(answer["shape"]) != (64, 64):
-        raise WrongAnswer(
-            f"The shape is not {tuple(answer['shape'])}. Broadcasting turns (64,) into (1, 64), "
-            "and (1, 64) minus (64, 1) is a whole table."
-        )
-    for key, name in (("value_changes", "value"), ("gradient_changes", "gradient")):
-        if answer[key]:
-            raise WrongAnswer(
-                f"The {name} of the mean survives: the mean over all pairs of soft_j - data_i is "
-                "the mean of soft minus the mean of data."
-            )
-    if not answer["clipping_changes"]:
-        raise WrongAnswer(
-            "Clipping is not linear. Take soft = (1, 0) and data = (1, 0): each state's own gap "
-            "is 0, but the table holds a 1, which clipping keeps, and a -1, which it removes."
-        )
+    shape = answer["shape"] if isinstance(answer["shape"], Sequence) else (answer["shape"],)
+    survives = (
+        "The {} of the mean survives: the mean over all pairs of soft_j - data_i is the mean of "
+        "soft minus the mean of data."
+    )
+    problems = {
+        f"The shape is not {tuple(shape)}. Broadcasting turns (64,) into (1, 64), and (1, 64) "
+        "minus (64, 1) is a whole table.": tuple(shape) != (64, 64),
+        survives.format("value"): bool(answer["value_changes"]),
+        survives.format("gradient"): bool(answer["gradient_changes"]),
+        "Clipping is not linear. Take soft = (1, 0) and data = (1, 0): each state's own gap "
+        "is 0, but the table holds a 1, which clipping keeps, and a -1, which it "
+        "removes.": not answer["clipping_changes"],
+    }
+    require_all([problem if wrong else None for problem, wrong in problems.items()])
     return "The mean hides the mistake because it is linear; clipping brings it to light."
 
 

@@ -14,7 +14,7 @@ from offline_rl_lib.data import TransitionBatch
 from offline_rl_lib.densities import TanhNormal
 from offline_rl_lib.probes import run_probes
 from offline_rl_lib.silent_bugs import SMALL, WARM, SteppedCQL
-from offline_rl_lib.teaching import WrongAnswer, call, checker
+from offline_rl_lib.teaching import WrongAnswer, call, checker, require_all
 
 DIAGNOSES = {"A": "uniform density", "B": "weight twice", "C": "none"}
 WORDS = ("none", "uniform density", "weight twice", "reward scale", "same critic")
@@ -61,13 +61,17 @@ def check_unnamed(answer: Any) -> str:
     """Compare the diagnoses."""
     if not isinstance(answer, Mapping) or set(answer) != set(DIAGNOSES):
         raise WrongAnswer("A dictionary with the keys A, B and C is expected.")
-    for letter, word in DIAGNOSES.items():
+    for letter in DIAGNOSES:
         if answer[letter] not in WORDS:
             raise WrongAnswer(
                 f"{letter}: {answer[letter]!r} is none of the words {', '.join(WORDS)}."
             )
-        if answer[letter] != word:
-            raise WrongAnswer(f"{answer[letter]!r} is not it. {HINTS[letter]}")
+    require_all(
+        [
+            None if answer[letter] == word else f"{answer[letter]!r} is not it. {HINTS[letter]}"
+            for letter, word in DIAGNOSES.items()
+        ]
+    )
     return "One wrong constant, one weight applied twice, and one agent without a mistake."
 
 

@@ -50,12 +50,13 @@ def check_score_by_hand(answer: Any) -> str:
     }
     for wrong, slip in slips.items():
         if math.isclose(log_density, wrong, abs_tol=1e-4):
-            raise WrongAnswer(f"u is right. In log p, {slip}")
+            raise WrongAnswer(f"u is right. In log p, {slip}", share=0.5)
     exact = log_normal - math.log(half) - squeeze
     if not math.isclose(log_density, exact, abs_tol=1e-4):
         raise WrongAnswer(
             f"u is right, but log p = {log_density:.4f} is not. Add up three terms: the normal "
-            "at u, minus log h, minus log(1 - tanh(u)**2)."
+            "at u, minus log h, minus log(1 - tanh(u)**2).",
+            share=0.5,
         )
     return "u and log p agree with the library to four decimals."
 
@@ -104,7 +105,8 @@ def check_sigmoid_normal(answer: Any) -> str:
         if not (torch.isfinite(score).all() and torch.isfinite(slope).all()):
             raise WrongAnswer(
                 f"The formula is right, but at u = {value:g} in float32 value or gradient is not "
-                "finite: s(u) rounds to 0 or 1 there. Use logsigmoid(u) and logsigmoid(-u)."
+                "finite: s(u) rounds to 0 or 1 there. Use logsigmoid(u) and logsigmoid(-u).",
+                share=0.5,
             )
     return "It is a density, summed over dimensions, and finite up to |u| = 50 in float32."
 

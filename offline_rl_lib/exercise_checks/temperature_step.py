@@ -34,13 +34,19 @@ def check_valve(answer: Any) -> str:
         _closed_form(k, exact_target / 2): "The exponent holds the target twice.",
         exact_alpha * 2 * math.pi: "The factor 1 / (2 pi) is missing.",
     }
-    _require(alpha, exact_alpha, alphas, "The target is right, but alpha*", "k exp(2H - 1) / 2 pi")
+    _require(
+        *(alpha, exact_alpha, alphas, "The target is right, but alpha*", "k exp(2H - 1) / 2 pi"),
+        share=1 / 3,
+    )
     stds = {
         exact_alpha / k: "This is the variance; take its square root.",
         math.sqrt(exact_alpha): "The variance is alpha / k, not alpha.",
     }
     exact_std = math.sqrt(exact_alpha / k)
-    _require(std, exact_std, stds, "Target and alpha* are right, but the std", "sqrt(alpha / k)")
+    _require(
+        *(std, exact_std, stds, "Target and alpha* are right, but the std", "sqrt(alpha / k)"),
+        share=2 / 3,
+    )
     return f"{exact_target:.3f} nats, {exact_alpha:.4f} and {exact_std:.4f} litres per second."
 
 
@@ -49,15 +55,23 @@ def _closed_form(k: float, target: float) -> float:
 
 
 def _require(
-    value: float, exact: float, mistakes: dict[float, str], what: str, formula: str
+    value: float,
+    exact: float,
+    mistakes: dict[float, str],
+    what: str,
+    formula: str,
+    share: float = 0.0,
 ) -> None:
-    """Compare to one per cent, and name a known slip before any other."""
+    """Compare to one per cent, and name a known slip before any other.
+
+    A wrong number keeps the share of the points that the numbers before it have earned.
+    """
     if math.isclose(value, exact, rel_tol=0.01):
         return
     for wrong, message in mistakes.items():
         if math.isclose(value, wrong, rel_tol=0.01):
-            raise WrongAnswer(message)
-    raise WrongAnswer(f"{what} is not {value:.4g}. The formula is {formula}.")
+            raise WrongAnswer(message, share)
+    raise WrongAnswer(f"{what} is not {value:.4g}. The formula is {formula}.", share)
 
 
 @checker("ex-temperature-step")
@@ -145,11 +159,13 @@ def check_share(answer: Any) -> str:
     except (OverflowError, ZeroDivisionError) as error:
         raise WrongAnswer(
             f"With {wide} dimensions it stops with {type(error).__name__}: the volume has left the "
-            "range of floating point. Subtract logarithms first."
+            "range of floating point. Subtract logarithms first.",
+            share=0.5,
         ) from error
     if not math.isclose(many, math.exp(-1), rel_tol=1e-6):
         raise WrongAnswer(
             f"With {wide} dimensions of width 4 and the target -1 + {wide} log 4 the share is "
-            f"exp(-1) = 0.368; got {many:.3g}. Subtract logarithms first."
+            f"exp(-1) = 0.368; got {many:.3g}. Subtract logarithms first.",
+            share=0.5,
         )
     return "It holds for one, two and two thousand dimensions."

@@ -14,7 +14,7 @@ from offline_rl_lib.data import load_dataset
 from offline_rl_lib.experiments import RESULTS, load_runs
 from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
 from offline_rl_lib.map import reference_returns
-from offline_rl_lib.teaching import WrongAnswer, call, checker
+from offline_rl_lib.teaching import WrongAnswer, call, checker, require_all
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -167,8 +167,17 @@ def check_sentences(answer: Any) -> str:
     if unknown:
         raise WrongAnswer(f"The sentences have the letters a to f; got {', '.join(unknown)}.")
     supported = supported_sentences()
-    for letter in sorted(letters - supported):
-        raise WrongAnswer(f"Sentence {letter} says more than the runs do: {_REASONS[letter]}.")
-    for letter in sorted(supported - letters):
-        raise WrongAnswer(f"One more may be written. Look at {letter} again: {_REASONS[letter]}.")
+    says = {
+        True: "Sentence {} says more than the runs do: {}.",
+        False: "One more may be written. Look at {} again: {}.",
+    }
+    # What says too much is named before what is missing.
+    require_all(
+        [
+            None
+            if (letter in letters) == (letter in supported)
+            else says[letter in letters].format(letter, _REASONS[letter])
+            for letter in sorted(_REASONS, key=lambda letter: (letter not in letters, letter))
+        ]
+    )
     return f"The stored runs support {', '.join(sorted(supported))}, and no other."

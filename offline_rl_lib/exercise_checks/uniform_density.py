@@ -116,7 +116,8 @@ def check_detector(function: Callable[[Sampler, Tensor, Tensor], bool]) -> str:
         found = len(faulty) - len(missed)
         raise WrongAnswer(
             f"Your test accepts the correct samplers and finds {found} of {len(faulty)} faulty "
-            f"ones. It misses {missed[0][0]!r}: {missed[0][1]}."
+            f"ones. It misses {missed[0][0]!r}: {missed[0][1]}.",
+            share=found / len(faulty),
         )
     return f"15 correct samplers accepted, {len(faulty)} faulty ones found."
 

@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, finite_number
+from offline_rl_lib.teaching import (
+    NotDoneYet,
+    WrongAnswer,
+    call,
+    checker,
+    finite_number,
+    require_all,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -171,8 +178,13 @@ def check_visible(answer: Any) -> str:
     unknown = named - set(VISIBLE)
     if unknown:
         raise WrongAnswer(f"Unknown: {sorted(map(str, unknown))}. Choose from {sorted(VISIBLE)}.")
-    for name, (visible, reason) in VISIBLE.items():
-        if (name in named) != visible:
-            verb = "can" if visible else "cannot"
-            raise WrongAnswer(f"'{name}' {verb} be seen without the environment. {reason}")
+    verbs = {name: "can" if visible else "cannot" for name, (visible, _) in VISIBLE.items()}
+    require_all(
+        [
+            None
+            if (name in named) == visible
+            else f"'{name}' {verbs[name]} be seen without the environment. {reason}"
+            for name, (visible, reason) in VISIBLE.items()
+        ]
+    )
     return "Of the three, only the share outside has a scale of its own: the data's 5 %."
