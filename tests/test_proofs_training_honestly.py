@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -540,28 +539,6 @@ def test_the_needed_seeds() -> None:
     n = number("seeds-needed")
     spread, gain = gains.std(ddof=1), abs(gains.mean())
     assert 1.96 * spread / math.sqrt(n) <= gain < 1.96 * spread / math.sqrt(n - 1)
-
-
-# ---- The table of claims -------------------------------------------------------------------------
-
-
-def test_every_claim_is_in_the_table_with_its_test() -> None:
-    prose = "\n".join(
-        "".join(cell["source"])
-        for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]
-        if cell["cell_type"] == "markdown"
-    )
-    labels = set(re.findall(r":label: (claim-honest-[a-z-]+)", prose))
-    rows = dict(re.findall(r"\| \{prf:ref\}`(claim-[a-z-]+)` \| [^|]+ \| `(\w+)` \|", prose))
-    assert labels
-    assert set(rows) == labels
-    tests = {
-        node.name: ast.unparse(node.decorator_list[0])
-        for node in ast.parse(Path(__file__).read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.decorator_list
-    }
-    for label, name in rows.items():
-        assert f"'{label}'" in tests[f"test_{name}"]
 
 
 # ---- The exercises -------------------------------------------------------------------------------
