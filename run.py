@@ -388,14 +388,16 @@ class Book:
 
     def check(self) -> int:
         """Say whether this machine can run the book, and what to do if not."""
+        # The folder that students unzip holds the notebooks and no site to build.
+        set_up = "book" if (self.root / "_toc.yml").is_file() else "lab"
         if not self.environment.python.exists():
             say(f"FAIL  set-up: there is no environment in {self.environment.folder}")
-            say(f"      Fix: run `{THIS} book`")
+            say(f"      Fix: run `{THIS} {set_up}`")
             return 1
         ready = any(self.environment.is_ready(newest) for newest in (False, True))
         say(f"{'PASS' if ready else 'FAIL'}  set-up: {self.environment.folder}")
         if not ready:
-            say(f"      Unfinished, or older than requirements.txt. Fix: run `{THIS} book`")
+            say(f"      Unfinished, or older than requirements.txt. Fix: run `{THIS} {set_up}`")
         tool = Path("tools", "check_environment.py")
         return 0 if self.environment.call(tool) and ready else 1
 

@@ -22,7 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OLDEST_PYTHON = (3, 11)
 KERNEL_START_SECONDS = 60
-SET_UP = "run `python run.py book`; if that does not help, `python run.py clean --all` before it"
+# The folder that students unzip holds no site to build and no tests.
+SET_UP = (
+    f"run `python run.py {'book' if (ROOT / '_toc.yml').is_file() else 'lab'}`; if that does not "
+    "help, `python run.py clean --all` before it"
+)
 
 
 class Failed(Exception):
@@ -120,8 +124,10 @@ def check_datasets() -> str:
     return ", ".join(names)
 
 
-def check_browser() -> str:
+def check_browser(root: Path = ROOT) -> str:
     """A Chromium for the browser tests is there; reading and running need none."""
+    if not (root / "tests").is_dir():
+        return "not needed, there are no tests here"
     named = os.environ.get("CHROMIUM")
     browser = next(filter(None, map(shutil.which, [named] if named else BROWSERS)), None)
     if browser is None and not named:
