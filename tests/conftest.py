@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -174,40 +173,20 @@ def site() -> Path:
     return SITE
 
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-HOW_TO_GET_A_BROWSER = (
-    "no Chromium found: install Chromium or Chrome, or run `python -m playwright install "
-    "chromium`, or set the variable CHROMIUM to the program"
-)
-
-
-def find_browser() -> str | None:
-    """Return the path of a Chromium: the variable CHROMIUM, the system's, or playwright's own."""
-    named = os.environ.get("CHROMIUM")
-    if named:
-        return shutil.which(named)
-    for name in BROWSERS:
-        if found := shutil.which(name):
-            return found
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        own = Path(playwright.chromium.executable_path)
-    return str(own) if own.is_file() else None
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Return a running Chromium. Without one: skip, but fail where CI is set."""
     from playwright.sync_api import sync_playwright
 
+    from tools.browsers import FLAGS, HOW_TO_GET_ONE, find_browser
+
     program = find_browser()
     if program is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(HOW_TO_GET_A_BROWSER)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            f"no Chromium found: {HOW_TO_GET_ONE}"
         )
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield running
         running.close()
 

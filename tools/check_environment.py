@@ -6,7 +6,6 @@ of the reader's own: ``python tools/check_environment.py``.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+sys.path.insert(0, str(ROOT))  # Started as a script, Python looks in tools only.
+
 OLDEST_PYTHON = (3, 11)
 KERNEL_START_SECONDS = 60
 # The folder that students unzip holds no site to build and no tests.
@@ -35,6 +35,10 @@ class Failed(Exception):
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason)
         self.fix = fix
+
+
+class Missed(Failed):
+    """Something is not there that reading and running do not need."""
 
 
 def requirements(root: Path = ROOT) -> Iterator[str]:
@@ -124,25 +128,13 @@ def check_datasets() -> str:
     return ", ".join(names)
 
 
-def check_browser(root: Path = ROOT) -> str:
-    """A Chromium for the browser tests is there; reading and running need none."""
-    if not (root / "tests").is_dir():
-        return "not needed, there are no tests here"
-    named = os.environ.get("CHROMIUM")
-    browser = next(filter(None, map(shutil.which, [named] if named else BROWSERS)), None)
-    if browser is None and not named:
-        from playwright.sync_api import sync_playwright
+def check_browser() -> str:
+    """A Chromium for the browser tests and the handout; reading and running need none."""
+    from tools.browsers import HOW_TO_GET_ONE, find_browser
 
-        with sync_playwright() as playwright:
-            own = Path(playwright.chromium.executable_path)
-        if own.is_file():
-            browser = str(own)
+    browser = find_browser()
     if browser is None:
-        raise Failed(
-            "none found; only the browser tests need it",
-            "install Chromium or Chrome, or run `python -m playwright install chromium`, "
-            "or set the variable CHROMIUM to the program",
-        )
+        raise Missed("none found; only the browser tests and the handout need it", HOW_TO_GET_ONE)
     return browser
 
 
@@ -166,25 +158,34 @@ CHECKS: dict[str, Callable[[], str]] = {
     "packages": check_packages,
     "notebook kernel": check_kernel,
     "datasets": check_datasets,
-    "browser for the tests": check_browser,
+    "browser for tests and handout": check_browser,
     "writing": check_writing,
 }
 
 
 def report(checks: dict[str, Callable[[], str]]) -> bool:
-    """Run every check, print a line for each and the fix for a failed one; True if all pass."""
-    passed = True
+    """Run every check, print a line for each, the fix where it fails, and a verdict.
+
+    Returns:
+        True if the book can be read and run; what only tests need may be missing.
+    """
+    failed = 0
     for name, check in checks.items():
         try:
             print(f"PASS  {name}: {check()}", flush=True)
+            continue
         except Failed as failure:
-            passed = False
-            reason = re.sub(r"\s+", " ", str(failure))
-            print(f"FAIL  {name}: {reason}\n      Fix: {failure.fix}", flush=True)
+            problem, fix = re.sub(r"\s+", " ", str(failure)), failure.fix
+            word = "NOTE" if isinstance(failure, Missed) else "FAIL"
         except ImportError as error:
-            passed = False
-            print(f"FAIL  {name}: {error}\n      Fix: {SET_UP}", flush=True)
-    return passed
+            problem, fix, word = str(error), SET_UP, "FAIL"
+        failed += word == "FAIL"
+        print(f"{word}  {name}: {problem}\n      Fix: {fix}", flush=True)
+    if failed:
+        print(f"\nNOT READY: {failed} of {len(checks)} checks failed. Do what stands after Fix.")
+    else:
+        print("\nREADY: this machine can run the book.")
+    return failed == 0
 
 
 if __name__ == "__main__":
