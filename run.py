@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -91,6 +92,9 @@ class Environment:
         """Create or renew the environment; return at once if nothing has changed."""
         if self.is_ready(newest):
             return
+        problem = machine_problem()
+        if problem:
+            raise Problem(problem)
         with self._lock():
             if self.is_ready(newest):  # Another command has just made it.
                 return
@@ -206,15 +210,26 @@ class Environment:
         return call([self.python, *arguments], {**self.variables(), **extra})
 
 
+WHEELS = "wheels"
+CONTENTS = "contents.json"
+
+
 def install_packages(environment: Environment, newest: bool) -> None:
-    """Install requirements.txt with uv, which takes seconds where pip takes minutes."""
+    """Install requirements.txt with uv, which takes seconds where pip takes minutes.
+
+    A folder `wheels` in the book, as `run.py classroom` makes it, takes the place of the network.
+    """
     limits = [] if newest else ["-c", "constraints.txt"]
+    wheels = environment.root / WHEELS
+    local = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
+    failed = offline_failed(wheels) if local else INSTALL_FAILED
     pip = ("-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-    if not environment.call(*pip, "uv", *limits):
-        raise Problem(INSTALL_FAILED)
-    settings = uv_settings(pip_settings(environment), os.environ)
+    if not environment.call(*pip, "uv", *limits, *local):
+        raise Problem(failed)
+    settings = {} if local else uv_settings(pip_settings(environment), os.environ)
     settings["UV_COMPILE_BYTECODE_TIMEOUT"] = "600"  # A busy machine is slow, not broken.
     uv = ["-m", "uv", "pip", "install", "--compile-bytecode", "-r", "requirements.txt", *limits]
+    uv += [*local, "--offline"] if local else []
     if newest:
         uv.append("--upgrade")
     if environment.call(*uv, **settings):
@@ -224,7 +239,7 @@ def install_packages(environment: Environment, newest: bool) -> None:
         del settings["UV_TORCH_BACKEND"]
         if environment.call(*uv, **settings):
             return
-    raise Problem(INSTALL_FAILED)
+    raise Problem(failed)
 
 
 INSTALL_FAILED = f"""The packages could not be installed; the reason is printed above.
@@ -232,6 +247,23 @@ INSTALL_FAILED = f"""The packages could not be installed; the reason is printed 
  - Behind a proxy? Set HTTPS_PROXY. With a mirror? `pip config set global.index-url ...` counts.
  - Python {sys.version_info[0]}.{sys.version_info[1]} too new for a package? Use 3.11, 3.12 or 3.13.
 Then repeat the command: it goes on from a clean state."""
+
+
+def offline_failed(wheels: Path) -> str:
+    """What to say when the folder of wheels lacks something for this machine."""
+    try:
+        told = json.loads((wheels / CONTENTS).read_text(encoding="utf-8"))["collected for"]
+    except (OSError, ValueError, KeyError):
+        told = ["unknown systems"]
+    version = "{}.{}".format(*sys.version_info[:2])
+    return (
+        f"The packages could not be installed from {wheels}; the reason is printed above.\n"
+        f"They were collected for: {', '.join(told)}.\n"
+        f"This is {sys.platform} with Python {version}.\n"
+        " - Is one of those Pythons on this machine? Start run.py with it.\n"
+        f" - Else collect again (`{THIS} classroom`), or rename the folder to use the network.\n"
+        "Then repeat the command: it goes on from a clean state."
+    )
 
 
 def pip_settings(environment: Environment) -> dict[str, str]:
@@ -390,6 +422,10 @@ class Book:
         """Say whether this machine can run the book, and what to do if not."""
         # The folder that students unzip holds the notebooks and no site to build.
         set_up = "book" if (self.root / "_toc.yml").is_file() else "lab"
+        problem = machine_problem()
+        if problem:
+            say(f"FAIL  machine: {problem}")
+            return 1
         if not self.environment.python.exists():
             say(f"FAIL  set-up: there is no environment in {self.environment.folder}")
             say(f"      Fix: run `{THIS} {set_up}`")
@@ -433,6 +469,19 @@ class Book:
         say(f"{counts['killed']} of {counts['total']} changes noticed, {counts['survived']} not.")
         return 0
 
+    def handout(self) -> int:
+        """Build the site and print it as one PDF for students."""
+        self.environment.set_up(self.newest)
+        return self._inside(Path("tools", "handout.py")) if self.build() else 1
+
+    def classroom(self, extra: Sequence[str]) -> int:
+        """Collect the book, its site and all packages into a folder that installs offline."""
+        if not {"-h", "--help"} & set(extra):
+            self.environment.set_up(self.newest)
+            if not self.build():
+                return 1
+        return self._inside(Path("tools", "classroom.py"), *extra)
+
     def clean(self, everything: bool) -> int:
         """Remove what was built and cached; with `everything` the environment too."""
         names = ["_build", "mutants", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"]
@@ -470,6 +519,22 @@ def is_supported(version: str | None) -> bool:
     return version is not None and tuple(map(int, version.split("."))) >= OLDEST_PYTHON
 
 
+def machine_problem() -> str | None:
+    """What keeps PyTorch, and so the book, off this machine; None if nothing is known to."""
+    if sys.maxsize < 2**32:
+        return (
+            "this is a 32-bit Python, and there is no PyTorch for it.\n"
+            "      Fix: install a 64-bit Python and start run.py with it."
+        )
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return (
+            "this is a Python for Intel Macs, and there is no newer PyTorch for them.\n"
+            "      Fix: on a Mac with Apple silicon install Python for Apple silicon;\n"
+            "      on an Intel Mac read the built site, or share a machine."
+        )
+    return None
+
+
 def base_python() -> str:
     """The Python that makes the environment, never the one inside it."""
     return str(getattr(sys, "_base_executable", None) or sys.executable)
@@ -502,6 +567,10 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+TAKE_MORE = ("lab", "data", "results", "classroom")
+"""Commands that pass what else is typed to the program that they start."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the command line: one subcommand for each method of `Book`."""
     top = argparse.ArgumentParser(prog=THIS, description="Build, test and run the book.")
@@ -525,6 +594,10 @@ def parser() -> argparse.ArgumentParser:
     add("ledger", "run the proof tests and store what they measured")
     names = add("mutants", "change the library in small ways and count what the tests notice")
     names.add_argument("names", nargs="*", metavar="name")
+    add("handout", "print the book as one PDF for students")
+    # Its options are those of tools/classroom.py, its help too.
+    classroom = "collect the book and all packages into a folder that installs offline"
+    commands.add_parser("classroom", help=classroom, add_help=False)
     clean = add("clean", "remove what was built")
     clean.add_argument("--all", action="store_true", dest="everything", help=".venv as well")
     return top
@@ -533,12 +606,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return its exit status."""
     options, extra = parser().parse_known_args(arguments)
-    if extra and options.command not in ("lab", "data", "results"):
+    if extra and options.command not in TAKE_MORE:
         parser().error(f"{options.command} does not take {' '.join(extra)}")
     values = dict(vars(options))
     book = Book(ROOT, values.pop("newest"))
     command = getattr(book, values.pop("command"))
-    if options.command in ("lab", "data", "results"):
+    if options.command in TAKE_MORE:
         values["extra"] = extra
     try:
         return int(command(**values))
