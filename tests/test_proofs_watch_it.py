@@ -15,6 +15,7 @@ from conftest import ROOT
 from scipy.integrate import solve_ivp
 from scipy.stats import binom
 
+from book.extensions.stored_values import find_source, look_up
 from offline_rl_lib import pendulum, watching
 from offline_rl_lib.data import load_dataset
 from offline_rl_lib.failure import Support
@@ -165,7 +166,12 @@ def test_who_stands_after_hanging(deviation: Deviation) -> None:
             assert (far[-50:] > 0.3).any()
         if name in (BC, FIVE):
             assert far.min() > 0.3
-    assert np.ptp(hanging(OFF).angle) > 8 * 2 * math.pi
+    for key, name in (("rounds", OFF), ("rounds-replay", REPLAY_OFF)):
+        angle = hanging(name).angle
+        rounds = (angle.max() - angle.min()) / (2 * math.pi)
+        said = look_up(find_source(ROOT, "18_watch_it"), f"watch-{key}")
+        assert abs(rounds - float(said)) < 0.06
+        assert rounds > 2, "it goes round and round"
 
 
 @pytest.mark.proves("claim-watch-energy", method="energy and torque of the episodes from hanging")

@@ -203,6 +203,7 @@ const swing = liveFigure({
     ["kept", "Value of this torque: kept, as far as critics can see", 2],
   ],
   style: `
+.swing .second { stroke: #d55e00; } /* the orange of the still figure */
 .swing .chosen { stroke: var(--ink); stroke-width: 2.5; fill: none; }
 .swing .data { stroke: var(--ink); stroke-width: 1.2; opacity: 0.7; }
 .swing .scene { display: flex; flex-wrap: wrap; align-items: center; gap: 0.4rem; }
@@ -266,7 +267,7 @@ const swing = liveFigure({
 
   axes: (setting, { deep }) => ({
     x: { from: -2, to: 2, label: "torque a (N m)", ticks: [-2, -1, 0, 1, 2] },
-    y: { from: -1.2 * deep, to: 0.08 * deep, label: "Q minus its highest value" },
+    y: { from: -1.2 * deep, to: 0.08 * deep, label: "Q minus its highest value (scaled)" },
   }),
 
   draw(plot, setting, view) {
