@@ -1,20 +1,16 @@
-"""The built site: complete, linked, self-contained, described, and without answers for students."""
+"""The built site: complete, linked, self-contained, and described."""
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
 from conftest import ROOT
-
-from book.extensions.student_notebooks import student_copy
 
 LARGEST_PAGE = 2_000_000
 
@@ -192,55 +188,3 @@ def test_every_page_with_its_pictures_is_small(site: Path, page: str) -> None:
     }
     size = path.stat().st_size + sum(picture.stat().st_size for picture in pictures)
     assert size < LARGEST_PAGE, f"{page} has {size:,} bytes"
-
-
-# ---- Student copies ---------------------------------------------------------------------------
-
-
-def cells(notebook: dict[str, Any], tag: str) -> list[str]:
-    return [
-        "".join(cell["source"])
-        for cell in notebook["cells"]
-        if tag in cell["metadata"].get("tags", [])
-    ]
-
-
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_student_notebook_holds_no_answer_and_no_output(site: Path, chapter: str) -> None:
-    original = json.loads((ROOT / f"{chapter}.ipynb").read_text(encoding="utf-8"))
-    path = site / "student" / f"{Path(chapter).name}.ipynb"
-    student = json.loads(path.read_text(encoding="utf-8"))
-    solutions = cells(original, "solution")
-    assert solutions, "a chapter has exercises with solutions"
-    everything = "\n".join("".join(cell["source"]) for cell in student["cells"])
-    # The call of the checker stands in the stub as well; whatever else a solution says does not.
-    answers = [re.sub(r"^check\(.*\)$", "", text, flags=re.MULTILINE).strip() for text in solutions]
-    assert not [answer for answer in answers if answer and answer in everything]
-    assert cells(student, "exercise") == cells(original, "exercise")
-    assert len(student["cells"]) == len(original["cells"]) - len(solutions)
-    for cell in student["cells"]:
-        assert not cell.get("outputs")
-        assert cell.get("execution_count") is None
-        assert set(cell["metadata"]) <= {"tags"}
-    assert set(student["metadata"]) <= {"kernelspec", "language_info"}
-    link = f"../student/{path.name}"
-    assert article(site, chapter).select(f'a[href="{link}"]'), "the chapter links to its copy"
-
-
-def test_student_copy_leaves_the_original_as_it_was() -> None:
-    code = {"cell_type": "code", "source": "1", "outputs": [{"x": 1}], "execution_count": 3}
-    original = {
-        "cells": [
-            {**code, "metadata": {"tags": ["solution"]}},
-            {**code, "metadata": {"tags": ["exercise"], "author": "somebody"}},
-            {"cell_type": "markdown", "source": "text", "metadata": {}},
-        ],
-        "metadata": {"kernelspec": {"name": "python3"}, "widgets": {}, "authors": ["somebody"]},
-    }
-    before = json.dumps(original)
-    copied = student_copy(original)
-    assert json.dumps(original) == before
-    assert [cell["metadata"] for cell in copied["cells"]] == [{"tags": ["exercise"]}, {}]
-    assert copied["cells"][0]["outputs"] == []
-    assert copied["cells"][0]["execution_count"] is None
-    assert copied["metadata"] == {"kernelspec": {"name": "python3"}}

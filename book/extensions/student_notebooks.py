@@ -1,12 +1,12 @@
 """Student copies: every chapter without its solutions, made from the same notebook.
 
 The build writes `student/<stem>.ipynb` beside the pages, puts a link to it under each chapter's
-title, and the directive `{student-notebooks}` lists all of them.
+title, and the directive `{student-notebooks}` lists all of them. The archives of `bundles` hold
+the same notebooks with all that they need.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,48 +16,34 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
+from book.extensions import bundles
+from book.extensions.cards import read_chapters
+from book.extensions.grading import read_questions
 from book.extensions.pages import chapters, page_title
 
 FOLDER = "student"
-# Everything else in a notebook's metadata belongs to a machine or a run, not to the text.
-KEPT_METADATA = ("kernelspec", "language_info")
-Notebook = dict[str, Any]
-
-
-def student_copy(notebook: Notebook) -> Notebook:
-    """Return the notebook without solution cells, outputs, counts and personal metadata."""
-    copied = copy.deepcopy(notebook)
-    copied["cells"] = [
-        _unanswered(cell)
-        for cell in copied["cells"]
-        if "solution" not in cell.get("metadata", {}).get("tags", [])
-    ]
-    kept = {key: copied["metadata"][key] for key in KEPT_METADATA if key in copied["metadata"]}
-    copied["metadata"] = kept
-    return copied
-
-
-def _unanswered(cell: dict[str, Any]) -> dict[str, Any]:
-    if cell["cell_type"] == "code":
-        cell["outputs"], cell["execution_count"] = [], None
-    tags = cell.get("metadata", {}).get("tags", [])
-    cell["metadata"] = {"tags": tags} if tags else {}
-    return cell
 
 
 def write_student_copies(app: Sphinx, exception: Exception | None) -> None:
-    """Write one student notebook for each chapter of the built site."""
-    if exception is not None or app.builder.format != "html":
+    """Write a student notebook for each chapter of the built site, and the two archives."""
+    if exception is not None or app.builder.format != "html" or not chapters(app.env):
         return
-    folder = Path(app.outdir, FOLDER)
-    folder.mkdir(exist_ok=True)
-    wanted = {f"{Path(chapter).name}.ipynb": chapter for chapter in chapters(app.env)}
-    for stale in (path for path in folder.glob("*.ipynb") if path.name not in wanted):
-        stale.unlink()
-    for name, chapter in wanted.items():
-        notebook = json.loads(Path(app.env.doc2path(chapter)).read_text(encoding="utf-8"))
-        text = json.dumps(student_copy(notebook), indent=1, ensure_ascii=False)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+    root, site = Path(app.srcdir), Path(app.outdir)
+    sources = {Path(name).name: Path(app.env.doc2path(name)) for name in chapters(app.env)}
+    notebooks = {
+        stem: json.loads(path.read_text(encoding="utf-8")) for stem, path in sources.items()
+    }
+    graded = (read_chapters(root), read_questions(root))
+    student = bundles.student_files(root, notebooks, *graded)
+    for folder in (site / FOLDER, site / bundles.FOLDER):
+        folder.mkdir(exist_ok=True)
+    for path in (site / FOLDER).glob("*.ipynb"):
+        path.unlink()  # chapters come and go
+    for stem in notebooks:
+        (site / FOLDER / f"{stem}.ipynb").write_bytes(student[f"notebooks/{stem}.ipynb"])
+    bundles.write_zip(site / bundles.FOLDER / f"{bundles.STUDENT}.zip", student)
+    teacher = bundles.teacher_files(root, notebooks, *graded)
+    bundles.write_zip(site / bundles.FOLDER / f"{bundles.TEACHER}.zip", teacher)
 
 
 class student_notebook_list(nodes.General, nodes.Element):  # type: ignore[misc]
@@ -99,9 +85,10 @@ def _link(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register directive, node and events."""
+    """Register directives, role, node and events."""
     app.add_node(student_notebook_list)
     app.add_directive("student-notebooks", StudentNotebooksDirective)
+    app.add_role("bundle", bundles.BundleRole())
     app.connect("doctree-resolved", fill_in)
     app.connect("build-finished", write_student_copies)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

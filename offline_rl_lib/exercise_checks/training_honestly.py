@@ -14,7 +14,7 @@ from offline_rl_lib.data import load_dataset
 from offline_rl_lib.experiments import RESULTS, load_runs
 from offline_rl_lib.intervals import interquartile_mean, stratified_bootstrap_interval
 from offline_rl_lib.map import reference_returns
-from offline_rl_lib.teaching import WrongAnswer, call, checker, require_all
+from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, require_all
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -163,6 +163,8 @@ def check_sentences(answer: Any) -> str:
     if not isinstance(answer, set | frozenset | list | tuple | str):
         raise WrongAnswer('A set of letters is expected, such as {"a", "b"}.')
     letters = {str(letter).strip().lower() for letter in answer}
+    if not letters:
+        raise NotDoneYet
     unknown = sorted(letters - set(_REASONS))
     if unknown:
         raise WrongAnswer(f"The sentences have the letters a to f; got {', '.join(unknown)}.")

@@ -173,7 +173,7 @@ def check_visible(answer: Any) -> str:
     if isinstance(answer, str) or not isinstance(answer, Iterable):
         raise WrongAnswer(f"A set of words is expected; got {type(answer).__name__}.")
     named = set(answer)
-    if ... in named:
+    if ... in named or not named:
         raise NotDoneYet
     unknown = named - set(VISIBLE)
     if unknown:
