@@ -153,15 +153,8 @@ checks this machine and prints for each problem what to do.
 
 ## Without a network
 
-Your teacher may give you a folder of packages, collected for your kind of computer. Then
-
-    python3 -m venv .venv
-    .venv/bin/python -m pip install --no-index --find-links PACKAGES setuptools
-    .venv/bin/python -m pip install --no-index --find-links PACKAGES --no-build-isolation \\
-        -r requirements.txt -c constraints.txt
-    .venv/bin/python -m jupyterlab notebooks
-
-On Windows the programs are in `.venv\\Scripts`.
+Your teacher may have a folder named `wheels`, with all packages for your kind of computer.
+Copy it into this folder. The command above finds it there and uses nothing else.
 
 ## In an environment that you have
 
