@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -609,6 +610,12 @@ def middle_of_ten(scores: Array) -> Array:
     return np.sort(scores, axis=-1)[..., 2:8].mean(axis=-1)
 
 
+def interval_of_ten(scores: Array) -> Array:
+    """Ends of a 95 % bootstrap interval, with other draws than the chapter's."""
+    runs = np.random.default_rng(4).integers(10, size=(20_000, 10))
+    return np.quantile(middle_of_ten(scores[runs]), [0.025, 0.975])
+
+
 def share_not_above_zero(differences: Array) -> float:
     """Share of bootstrap resamples whose interquartile mean is not positive."""
     seeds = np.random.default_rng(3).integers(10, size=(20_000, 10))
@@ -698,6 +705,16 @@ def test_data_q_and_worth_are_in_opposite_orders(deviation: Deviation) -> None:
         glued_value("result-above-off"),
         glued_value("result-above-cql"),
     }
+    for method, key in (("penalty off", "off"), ("CQL", "cql")):
+        values = {"q": last_data_q("narrow", method)}
+        values["worth"] = 100 + last_scores("narrow", method) / 16
+        for name, numbers in values.items():
+            middle, *ends = quoted_numbers(f"result-{name}-{key}-interval")
+            assert abs(middle - float(middle_of_ten(numbers))) <= 0.051
+            assert np.abs(np.subtract(ends, interval_of_ten(numbers))).max() < 0.35
+    worths = [interval_of_ten(100 + last_scores("narrow", m) / 16) for m in above]
+    assert worths[0][1] < interval_of_ten(last_data_q("narrow", "penalty off"))[0]
+    assert interval_of_ten(last_data_q("narrow", "CQL"))[1] < worths[1][0]
 
 
 @pytest.mark.proves("claim-e2e-data-q-blind", method="relative distance of the interquartile means")
@@ -706,6 +723,10 @@ def test_data_q_does_not_betray_the_collapse(deviation: Deviation) -> None:
     deviation(abs(off - on) / on, 0.1)
     returns = [middle_of_ten(last_scores("narrow", m)) for m in ("penalty off", "CQL")]
     assert returns[1] - returns[0] > 1_000
+    apart = last_data_q("narrow", "CQL") - last_data_q("narrow", "penalty off")
+    middle, *ends = quoted_numbers("result-q-difference")
+    assert abs(middle - float(middle_of_ten(apart))) <= 0.051
+    assert np.abs(np.subtract(ends, interval_of_ten(apart))).max() < 0.1
 
 
 @pytest.mark.proves(
@@ -737,6 +758,20 @@ def test_single_episodes_vote_wrongly(deviation: Deviation) -> None:
     glued = glued_value("result-wrong-votes")
     deviation(abs(share - float(glued.rstrip("%")) / 100), 0.005)
     assert (last_scores("narrow", "CQL") > last_scores("narrow", "BC")).all()
+    # The interval: other draws of the runs, and of each drawn run its own ordered episodes.
+    generator, shares = np.random.default_rng(5), []
+    table = [np.array([run["returns"][-1] for run in stored("narrow", m)]) for m in ("BC", "CQL")]
+    for _ in range(1_000):
+        some_bc, some_cql = (t[generator.integers(10, size=10)].ravel() for t in table)
+        shares.append(np.searchsorted(np.sort(some_cql), some_bc).mean() / some_cql.size)
+    quoted = quoted_numbers("result-wrong-votes-interval")
+    assert quoted[1] == 95, "share, confidence, ends"
+    assert np.abs(np.subtract(quoted[2:], 100 * np.quantile(shares, [0.025, 0.975]))).max() < 1.5
+
+
+def quoted_numbers(key: str) -> list[float]:
+    """The numbers of a text that the chapter's prose quotes, in their order."""
+    return [float(number) for number in re.findall(r"[-+]?\d+(?:\.\d+)?", glued_value(key))]
 
 
 def glued_value(key: str) -> str:
