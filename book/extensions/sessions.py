@@ -34,11 +34,15 @@ class Row:
     exercise: str = ""
     run: str = ""
     late: str = ""
+    slide: dict[str, list[str]] = field(default_factory=dict)
+
+    def labels(self) -> list[str]:
+        """Return the labels of what is on the screen, in order."""
+        return [*self.show, *([self.exercise] if self.exercise else [])]
 
     def references(self) -> list[str]:
         """Return what is on the screen, each as a MyST role."""
-        labels = [*self.show, *([self.exercise] if self.exercise else [])]
-        return [reference(label) for label in labels]
+        return [reference(label) for label in self.labels()]
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,15 @@ class SessionPlanDirective(PlanDirective):
             for begin, row in zip(plan.clock(), plan.rows, strict=True)
         ]
         return data_table(
-            f"{plan.title}: step by step",
+            steps_title(plan),
             STEP_HEADINGS,
             [[self.cell(text) for text in row] for row in rows],
         )
+
+
+def steps_title(plan: Plan) -> str:
+    """Return the title of the table of a plan's steps."""
+    return f"{plan.title}: step by step"
 
 
 def on_the_screen(row: Row, seconds: dict[str, float]) -> str:
