@@ -1,4 +1,4 @@
-"""Print the built site as one PDF for students: python tools/handout.py.
+"""Print chapters of the built site as one PDF for students: python tools/handout.py 10 11.
 
 The pages are merged into one, in the order of the contents, and a real Chromium prints it: so
 formulas and figures are those of the site. What works on a screen only is taken out or replaced,
@@ -11,6 +11,7 @@ import copy
 import html
 import os
 import posixpath
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -48,7 +49,7 @@ QUIZ_ON_PAPER = {
 }
 
 IMPRINT = """
-<p>The chapters, exercises and quizzes of the book, on paper.</p>
+<p>Chapters of the book with their exercises and quizzes, on paper.</p>
 <p>Left out: the solutions of the exercises and the answers of the quizzes, which the pages of the
 book unfold and explain; the code that only draws a figure; the pages for teachers.
 Hints stand together at the end. A figure that moves on its page is shown as a still picture.</p>
@@ -99,7 +100,8 @@ class Merged:
 
     def _read(self, page: str) -> None:
         text = (self.site / f"{page}.html").read_text(encoding="utf-8")
-        article = BeautifulSoup(text, "html.parser").select_one("article.bd-article")
+        slim = PLAIN_CODE.sub(r"\1", text)
+        article = BeautifulSoup(slim, "html.parser").select_one("article.bd-article")
         if article is None or article.h1 is None:
             raise ValueError(f"{page}.html is no page of the book: build the site again")
         for element in article.select(LEFT_OUT):
@@ -213,14 +215,10 @@ class Merged:
         )
 
     def _running_heads(self) -> str:
-        titles = {
-            name: text for name, text in self.titles.items() if name != self.parts[0].pages[0]
-        }
-        rules = [
+        return "\n".join(
             f"@page {head(name)} {{ @top-right {{ content: {css_string(text)} }} }}"
-            for name, text in [*titles.items(), (HINTS, "Hints")]
-        ]
-        return "\n".join(rules)
+            for name, text in {**self.titles, HINTS: "Hints"}.items()
+        )
 
     def _contents(self) -> Iterator[str]:
         yield '<nav class="handout-contents" aria-labelledby="contents">'
@@ -251,6 +249,10 @@ class Merged:
 
 
 HINTS = "hints"
+
+# Keywords, comments and texts keep their colours. The rest of a code line becomes one piece of
+# text: a hundred thousand pieces would double the time of printing.
+PLAIN_CODE = re.compile(r'<span(?: class="(?:pre|[bfmnopvw][a-z0-9]?|)")?>([^<]*)</span>')
 
 # As on the pages, where formulas grow with the letters of the text around them: too tall here.
 MATHJAX_SETTINGS = """window.MathJax = {
@@ -345,7 +347,7 @@ def print_document(document: Path, pdf: Path, program: str) -> None:
             )
             page.evaluate(FILL_IN, dict.fromkeys(anchors, "000"))
             page.pdf(path=pdf, **settings)
-            pages = pages_of_anchors(pdf)
+            pages = pages_of_anchors(PdfReader(pdf))
             lost = sorted(set(anchors) - set(pages))
             if lost:
                 raise RuntimeError(f"the print has no page for {', '.join(lost)}")
@@ -355,9 +357,8 @@ def print_document(document: Path, pdf: Path, program: str) -> None:
             browser.close()
 
 
-def pages_of_anchors(pdf: Path) -> dict[str, int]:
+def pages_of_anchors(reader: PdfReader) -> dict[str, int]:
     """Return the page, counted from 1, of each anchor that a link of the PDF leads to."""
-    reader = PdfReader(pdf)
     return {
         name.removeprefix("/"): (reader.get_destination_page_number(place) or 0) + 1
         for name, place in reader.named_destinations.items()
@@ -378,15 +379,38 @@ def make_handout(site: Path, parts: Sequence[Part], folder: Path, program: str) 
     return pdf
 
 
-def main(root: Path = ROOT) -> int:
-    """Make the handout of the whole book and say where it is."""
+def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
+    """Return the parts with the named pages only, in the order of the book.
+
+    A name is that of a page, such as "11_target_networks" or "glossary", or a chapter's "11".
+
+    Raises:
+        ValueError: No page of the book has that name.
+    """
+    stems = {page: page.rsplit("/", 1)[-1] for part in parts for page in part.pages}
+    named = {page: {stem, stem.split("_")[0]} & set(names) for page, stem in stems.items()}
+    unknown = set(names).difference(*named.values())
+    if unknown:
+        known = ", ".join(stems.values())
+        raise ValueError(f"No page {', '.join(sorted(unknown))}. There are: {known}.")
+    kept = [Part(part.caption, tuple(filter(named.get, part.pages))) for part in parts]
+    return [part for part in kept if part.pages]
+
+
+def main(names: Sequence[str], root: Path = ROOT) -> int:
+    """Make the handout of the named pages and say where it is."""
     program = find_browser()
     if program is None:
         print(f"No Chromium found, and it prints the handout.\nFix: {HOW_TO_GET_ONE}")
         return 1
+    try:
+        parts = chosen(read_parts(root / "_toc.yml"), names)
+    except ValueError as error:
+        print(error)
+        return 1
     started = time.perf_counter()
     built = root / "_build"
-    pdf = make_handout(built / "html", read_parts(root / "_toc.yml"), built / "handout", program)
+    pdf = make_handout(built / "html", parts, built / "handout", program)
     count, size = len(PdfReader(pdf).pages), pdf.stat().st_size / 1e6
     seconds = time.perf_counter() - started
     print(f"\nThe handout has {count} pages, {size:.1f} MB, made in {seconds:.0f} s:\n  {pdf}")
@@ -394,4 +418,4 @@ def main(root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
