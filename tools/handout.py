@@ -393,7 +393,7 @@ def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
     if unknown:
         known = ", ".join(stems.values())
         raise ValueError(f"No page {', '.join(sorted(unknown))}. There are: {known}.")
-    kept = [Part(part.caption, tuple(filter(named.get, part.pages))) for part in parts]
+    kept = [Part(part.caption, tuple(p for p in part.pages if named[p])) for part in parts]
     return [part for part in kept if part.pages]
 
 
