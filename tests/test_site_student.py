@@ -125,9 +125,10 @@ def readable(name: str, content: bytes) -> str:
     return content.decode("utf-8", errors="ignore")
 
 
-@pytest.fixture
-def everything(student: dict[str, bytes]) -> str:
-    return "\n".join(squeezed(readable(name, content)) for name, content in student.items())
+@pytest.fixture(scope="module")
+def everything(site: Path) -> str:
+    files = unpacked(site / "downloads" / "offline-rl-book-student.zip")
+    return "\n".join(squeezed(readable(name, content)) for name, content in files.items())
 
 
 @pytest.mark.parametrize("stem", CHAPTERS)
