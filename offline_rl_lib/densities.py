@@ -42,13 +42,15 @@ def as_box(low: BoxBound, high: BoxBound) -> tuple[Tensor, Tensor]:
             f"The bounds of an action box must both have shape (d,); got low with shape "
             f"{tuple(low_tensor.shape)} and high with shape {tuple(high_tensor.shape)}."
         )
-    if not torch.isfinite(high_tensor - low_tensor).all():
+    # As plain numbers: the agents check their box at every update, and d is small.
+    widths = (high_tensor - low_tensor).tolist()
+    if not all(map(math.isfinite, widths)):
         raise ValueError(
             f"An action box needs finite bounds; got low={low_tensor.tolist()}, "
             f"high={high_tensor.tolist()}. Rescale the action space, for example with "
             "gymnasium.wrappers.RescaleAction."
         )
-    if not (low_tensor < high_tensor).all():
+    if not all(width > 0 for width in widths):
         raise ValueError(
             f"Every lower bound must be below its upper bound; got low={low_tensor.tolist()}, "
             f"high={high_tensor.tolist()}."
