@@ -110,7 +110,7 @@ class Merged:
             if not cell.get_text(strip=True) and not cell.find("img"):
                 cell.decompose()
         for element in article.select(".quiz :is(form, fieldset, legend, label)"):
-            element["class"] = [QUIZ_ON_PAPER[element.name]]
+            element["class"] = QUIZ_ON_PAPER[element.name]
             element.name = "div"
         for image in article.select("img"):
             image["src"] = (self.site / page).parent.joinpath(str(image["src"])).resolve().as_uri()
