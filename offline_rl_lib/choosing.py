@@ -7,12 +7,13 @@ gave up against the best method.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from offline_rl_lib.coverage import torque_spread
 from offline_rl_lib.cql import CQLSettings
@@ -24,6 +25,7 @@ from offline_rl_lib.map import MAP, SMALL_CQL, Cells, last_metric, normalised, w
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +35,15 @@ class Evidence:
     Attributes:
         datasets: D names.
         methods: M names.
-        scores: (..., D, M, S), last normalised score of each seed. A rule may use those of other
-            datasets than the one that it chooses for.
+        scores: (..., D, M, S), last normalised score of each seed. A rule may use those of
+            strangers: datasets that are not kin of the one that it chooses for.
         promised: (..., D, M, S), the critics' value at the starts, scaled reward; NaN without.
         td_loss: (..., D, M, S), squared scaled reward; NaN without critics.
         best_episode: (D,), scaled reward, the largest return of an episode of the data, as far as
             a critic can have seen it.
         mean_episode: (D,), the mean of the same.
         spread: (D,), N m, how different the torques are near one state.
+        kin: (D, D), whether two datasets have transitions in common; each is its own kin.
     """
 
     datasets: tuple[str, ...]
@@ -51,6 +54,7 @@ class Evidence:
     best_episode: FloatArray
     mean_episode: FloatArray
     spread: FloatArray
+    kin: BoolArray
 
     @property
     def middles(self) -> FloatArray:
@@ -96,7 +100,20 @@ def gather(cells: Cells, directory: Path = RESULTS) -> Evidence:
         best_episode=np.array([one.max() for one in reachable]),
         mean_episode=np.array([one.mean() for one in reachable]),
         spread=np.array([torque_spread(one) for one in data]),
+        kin=kinship(data),
     )
+
+
+def kinship(data: Sequence[OfflineDataset]) -> BoolArray:
+    """Whether two datasets have transitions in common, (D, D)."""
+    transitions = [
+        {
+            row.tobytes()
+            for row in torch.cat([one.observation, one.action, one.next_observation], dim=1).numpy()
+        }
+        for one in data
+    ]
+    return np.array([[not one.isdisjoint(other) for other in transitions] for one in transitions])
 
 
 def reachable_returns(
@@ -174,41 +191,42 @@ def smallest_below(values: FloatArray, ceiling: FloatArray) -> IntArray:
     return np.where(below.any(axis=-2), below.argmax(axis=-2), values.shape[-2] - 1)
 
 
-def best_elsewhere(middles: FloatArray, options: IntArray) -> IntArray:
-    """Choose per dataset the option that does best on all the *other* datasets.
+def best_elsewhere(middles: FloatArray, options: IntArray, kin: BoolArray) -> IntArray:
+    """Choose per dataset the option that does best on its strangers together.
 
     Args:
         middles: (..., D, M), what each method scores.
         options: (K, D), what each option takes on each dataset.
+        kin: (D, D), which datasets are not strangers to each other.
 
     Returns:
         (..., D), numbers of methods.
     """
     places = np.arange(options.shape[1])
     earned = middles[..., places, options]  # (..., K, D)
-    others = earned.sum(axis=-1, keepdims=True) - earned
-    return options[others.argmax(axis=-2), places]
+    elsewhere = earned @ ~kin  # (..., K, D)
+    return options[elsewhere.argmax(axis=-2), places]
 
 
 def _one_for_all(evidence: Evidence) -> IntArray:
     methods, datasets = len(evidence.methods), len(evidence.datasets)
     options = np.repeat(np.arange(methods)[:, None], datasets, axis=1)
-    return _for_every_seed(best_elsewhere(evidence.middles, options), evidence)
+    return _for_every_seed(best_elsewhere(evidence.middles, options, evidence.kin), evidence)
 
 
-def spread_options(evidence: Evidence, left_out: int) -> IntArray:
+def spread_options(evidence: Evidence, chosen_for: int) -> IntArray:
     """No penalty where the torques spread more than some limit, one other method elsewhere.
 
     Args:
         evidence: with the spread of D datasets.
-        left_out: place of the dataset that is chosen for; it sets no limit.
+        chosen_for: place of the dataset that is chosen for; it and its kin set no limit.
 
     Returns:
-        (K, D): every limit halfway between two others, and none, with every method.
+        (K, D): every limit halfway between two strangers, and none, with every method.
     """
     off = evidence.methods.index("penalty off")
-    others = np.sort(np.delete(evidence.spread, left_out))
-    limits = [*((others[1:] + others[:-1]) / 2), np.inf]
+    strangers = np.sort(evidence.spread[~evidence.kin[chosen_for]])
+    limits = [*((strangers[1:] + strangers[:-1]) / 2), np.inf]
     return np.array(
         [
             np.where(evidence.spread > limit, off, method)
@@ -221,7 +239,7 @@ def spread_options(evidence: Evidence, left_out: int) -> IntArray:
 def _spread_decides(evidence: Evidence) -> IntArray:
     middles = evidence.middles
     chosen = [
-        best_elsewhere(middles, spread_options(evidence, d))[..., d]
+        best_elsewhere(middles, spread_options(evidence, d), evidence.kin)[..., d]
         for d in range(len(evidence.datasets))
     ]
     return _for_every_seed(np.stack(chosen, axis=-1), evidence)
@@ -257,10 +275,13 @@ RULES: dict[str, Rule] = {
         ),
     ),
     **{f"always {name}": Rule(f"{name}, whatever the data", always(name)) for name in MAP.methods},
-    "best elsewhere": Rule("the one method that scores best on the other datasets", _one_for_all),
+    "best elsewhere": Rule(
+        "the one method that scores best on the data that share no transition with these",
+        _one_for_all,
+    ),
     "spread decides": Rule(
         "no penalty where the torques spread more than a limit, one other method elsewhere; limit "
-        "and method that score best on the other datasets",
+        "and method that score best on the data that share no transition with these",
         _spread_decides,
     ),
     "random weight": Rule("one of the five weights, by lot", always(*weight_methods())),

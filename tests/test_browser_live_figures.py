@@ -20,6 +20,7 @@ FIGURES = {
     "target-filter": "notebooks/11_target_networks",
     "q-landscape": "notebooks/03_why_offline_fails",
     "tabular-bound": "notebooks/14_theorems",
+    "weight-sweep": "notebooks/16_when_conservatism_helps",
     "swing": "notebooks/18_watch_it",
 }
 """CSS class of each live figure, and the page that it stands on."""

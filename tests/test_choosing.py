@@ -14,13 +14,14 @@ from offline_rl_lib.choosing import (
     best_elsewhere,
     chosen_scores,
     costs_of,
+    kinship,
     reachable_returns,
     smallest_below,
     spread_options,
 )
 from offline_rl_lib.data import load_dataset
 from offline_rl_lib.failure import backups_seen
-from offline_rl_lib.map import MAP, weight_methods
+from offline_rl_lib.map import MAP, short_name, weight_methods
 
 METHODS = tuple(MAP.methods)
 DATASETS = ("a", "b", "c")
@@ -41,6 +42,7 @@ def evidence() -> Evidence:
         best_episode=np.array([12.0, 8.0, 30.0]),
         mean_episode=np.array([5.0, 4.0, 9.0]),
         spread=np.array([0.3, 1.1, 0.6]),
+        kin=np.eye(3, dtype=bool),
     )
 
 
@@ -93,13 +95,31 @@ def test_the_ceiling_itself_is_allowed() -> None:
 def test_an_option_is_chosen_by_the_other_datasets_only() -> None:
     middles = np.array([[100.0, 0.0, 9.0], [0.0, 60.0, 9.0], [0.0, 50.0, 9.0]])
     options = np.repeat(np.arange(3)[:, None], 3, axis=1)
-    assert best_elsewhere(middles, options).tolist() == [1, 0, 0]
+    alone = np.eye(3, dtype=bool)
+    assert best_elsewhere(middles, options, alone).tolist() == [1, 0, 0]
     own = middles.copy()
     own[0] = -1_000, -2_000, 5_000
-    assert best_elsewhere(own, options)[0] == 1, "the dataset's own scores were looked at"
+    assert best_elsewhere(own, options, alone)[0] == 1, "the dataset's own scores were looked at"
     mixed = np.array([[2, 2, 2], [0, 1, 1]])
-    assert best_elsewhere(middles, mixed).tolist() == [0, 1, 1]
-    assert best_elsewhere(np.stack([middles, own]), options).shape == (2, 3)
+    assert best_elsewhere(middles, mixed, alone).tolist() == [0, 1, 1]
+    assert best_elsewhere(np.stack([middles, own]), options, alone).shape == (2, 3)
+    kin = alone.copy()
+    kin[0, 2] = kin[2, 0] = True
+    assert best_elsewhere(middles, options, kin).tolist() == [1, 0, 1], "a relative had a say"
+
+
+def test_kin_have_transitions_in_common() -> None:
+    names = [short_name(name) for name in MAP.datasets]
+    kin = kinship([load_dataset(name) for name in MAP.datasets])
+    assert (kin == kin.T).all()
+    families = {frozenset(np.array(names)[row].tolist()) for row in kin}
+    assert families == {
+        frozenset(family.split())
+        for family in (
+            *("replay early narrow replay-small", "medium medium-small", "expert expert-small"),
+            *("random", "rare", "two-policies"),
+        )
+    }
 
 
 def test_own_scores_never_change_a_choice(evidence: Evidence) -> None:
@@ -119,6 +139,8 @@ def test_the_spread_turns_the_penalty_off_on_wide_data(evidence: Evidence) -> No
     assert [narrow, off, off] in options.tolist()  # limit between 0.3 and 0.6
     assert [narrow] * 3 in options.tolist()  # no limit
     assert [narrow, off, narrow] in spread_options(evidence, 2).tolist()  # between 0.3 and 1.1
+    related = replace(evidence, kin=np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], dtype=bool))
+    assert len(spread_options(related, 0)) == len(METHODS), "one stranger sets no limit"
     best = ["best BC", "penalty off", "best BC", "penalty off", "best BC"]
     scores = np.zeros((5, len(METHODS), SEEDS))
     for d, method in enumerate(best):
@@ -128,6 +150,7 @@ def test_the_spread_turns_the_penalty_off_on_wide_data(evidence: Evidence) -> No
         datasets=(*DATASETS, "d", "e"),
         scores=scores,
         spread=np.array([0.3, 1.1, 0.6, 1.0, 0.5]),
+        kin=np.eye(5, dtype=bool),
     )
     chosen = [METHODS[place] for place in choice_of("spread decides", five)[:, 0]]
     assert chosen == best

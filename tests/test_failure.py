@@ -183,13 +183,6 @@ def test_stored_runs_are_complete_and_those_of_the_comparison() -> None:
             assert np.allclose(mine[0, 2:], np.mean(run["returns"], axis=1), atol=1.0)
 
 
-def test_the_summary_repeats_the_runs(tmp_path: Path) -> None:
-    stored = (RESULTS / "failure.json").read_bytes()
-    (tmp_path / "failure.jsonl").write_bytes((RESULTS / "failure.jsonl").read_bytes())
-    failure.write_failure_summary(FAILURE, tmp_path)
-    assert json.loads((tmp_path / "failure.json").read_bytes()) == json.loads(stored)
-
-
 # ---- landscapes -------------------------------------------------------------------------------
 
 

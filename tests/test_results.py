@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,28 @@ def test_workers_keep_their_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert results.os.environ["MALLOC_MMAP_THRESHOLD_"] == "7", "the user's choice stays"
 
 
+@pytest.mark.parametrize(
+    "grid", [grid for grid in GRIDS.values() if grid.directory == RESULTS], ids=lambda g: g.shows
+)
+def test_stored_runs_are_all_there_and_their_summary_follows_from_them(
+    grid: Grid, tmp_path: Path
+) -> None:
+    experiment = grid.experiment
+    runs = RESULTS / f"{experiment.name}.jsonl"
+    made = [(run["dataset"], run["method"], run["seed"]) for run in load_runs(runs)]
+    planned = itertools.product(experiment.datasets, experiment.methods, experiment.seeds)
+    assert sorted(made) == sorted(planned)
+    shutil.copy(runs, tmp_path)
+    grid.summarise(experiment, tmp_path)
+    computed, stored = (
+        json.loads((folder / f"{experiment.name}.json").read_text(encoding="utf-8"))
+        for folder in (tmp_path, RESULTS)
+    )
+    # The versions are those of the machine that made the runs.
+    assert computed.pop("versions", {}).keys() == stored.pop("versions", {}).keys()
+    assert computed == stored
+
+
 def test_the_page_lists_every_stored_result() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in (*COMPUTATIONS, *GRIDS):
@@ -143,7 +167,7 @@ def test_the_page_lists_every_stored_result() -> None:
     }
     # Written by the commands that build and test the book, not by long runs.
     generated = {"chapter_times.json", "environment.json", "ledger.json"}
-    assert {file.name for file in RESULTS.iterdir()} <= described | generated
+    assert {file.name for file in RESULTS.iterdir()} == described | generated
     for file in described:
         assert f"`{file}`" in text, file
 
