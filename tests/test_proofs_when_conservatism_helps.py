@@ -227,6 +227,19 @@ def test_a_peek_favours_the_unsteady(deviation: Deviation) -> None:
     deviation(max(0.0, -float(low)), 0)
 
 
+@pytest.mark.proves("claim-map-snapshot", method="another bootstrap of the same runs")
+def test_the_map_is_a_snapshot(deviation: Deviation) -> None:
+    def last_step(name: str, method: str) -> tuple[float, float]:
+        curves = scored([run["returns"] for run in runs()[name, method]])
+        low, high = np.quantile(drawn(curves[:, -1] - curves[:, -2], 10), [0.025, 0.975])
+        return float(low), float(high)
+
+    for name in ("replay", "narrow", "expert"):
+        deviation(max(0.0, -last_step(name, "CQL, weight 0.25")[0]), 0)
+    for name in NAMES:
+        deviation(max(0.0, last_step(name, "BC")[0]), 0)
+
+
 @pytest.mark.proves("claim-map-no-weight", method="another bootstrap of the same runs")
 def test_no_weight_is_right_everywhere(deviation: Deviation) -> None:
     for method in FIVE:
