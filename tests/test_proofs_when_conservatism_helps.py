@@ -414,6 +414,8 @@ def test_a_cell_of_the_map(verdict: Callable[[str, Any], str]) -> None:
     assert "per cent" in ask(middle, lambda v, random, optimum: (v - random) / (optimum - random))
     assert "random has 0" in ask(middle, lambda v, random, optimum: 100 * v / optimum)
     assert "number is expected" in verdict("ex-map-cell", lambda r, a, b: "many")
+    assert check("ex-map-cell", cell(np.median), points=4) == 2
+    assert check("ex-map-cell", cell(np.max), points=4) == 0
 
     def in_place(returns: Array, random: float, optimum: float) -> float:
         returns.sort()

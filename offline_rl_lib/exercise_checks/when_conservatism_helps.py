@@ -50,7 +50,10 @@ def check_cell(function: Callable[..., Any]) -> str:
             else np.nan,
         }
         reason = next((why for why, value in reasons.items() if np.isclose(got, value)), "")
-        raise WrongAnswer(f"{where} the score is {right:.4g}, yours is {got:.4g}: {reason}")
+        raise WrongAnswer(
+            f"{where} the score is {right:.4g}, yours is {got:.4g}: {reason}",
+            share=0.5 if reason else 0.0,  # the middle or the scale is right
+        )
     return "The middle six, on the scale from random to the optimum."
 
 
