@@ -482,11 +482,18 @@ class Book:
                 return 1
         return self._inside(Path("tools", "classroom.py"), *extra)
 
+    def benchmark(self, extra: Sequence[str]) -> int:
+        """Measure what an update costs, beside other programs; d3rlpy gets its own environment."""
+        self.environment.set_up(self.newest)
+        settings = uv_settings(pip_settings(self.environment), os.environ)
+        settings["OMP_NUM_THREADS"] = "1"
+        return 0 if self.environment.call("-m", "benchmarks", *extra, **settings) else 1
+
     def clean(self, everything: bool) -> int:
         """Remove what was built and cached; with `everything` the environment too."""
         names = ["_build", "mutants", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"]
         if everything:
-            names.append(".venv")
+            names += [".venv", ".benchmark-env"]
         for name in names:
             remove(self.root / name)
         for folder in [
@@ -567,7 +574,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-TAKE_MORE = ("lab", "data", "results", "classroom")
+TAKE_MORE = ("benchmark", "lab", "data", "results", "classroom")
 """Commands that pass what else is typed to the program that they start."""
 
 
@@ -599,6 +606,7 @@ def parser() -> argparse.ArgumentParser:
     # Its options are those of tools/classroom.py, its help too.
     classroom = "collect the book and all packages into a folder that installs offline"
     commands.add_parser("classroom", help=classroom, add_help=False)
+    add("benchmark", "measure what an update of CQL costs, beside other programs")
     clean = add("clean", "remove what was built")
     clean.add_argument("--all", action="store_true", dest="everything", help=".venv as well")
     return top
