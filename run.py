@@ -324,6 +324,8 @@ class Book:
 
     def book(self) -> int:
         """Set up, build the site and say where it is."""
+        if not (self.root / "_toc.yml").is_file():
+            raise Problem(f"This folder holds notebooks and no pages. Open them: `{THIS} lab`.")
         self.environment.set_up(self.newest)
         if not self.build():
             raise Problem(

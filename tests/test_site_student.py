@@ -15,9 +15,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from book.extensions.bundles import only_sections, write_zip
 from book.extensions.cards import read_chapters
@@ -231,9 +235,7 @@ print(check("ex-e2e-weight", ("fall", "rise"), points=2))
 
 
 def test_the_folder_works_by_itself(archive: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(tmp_path)
-    folder = tmp_path / archive.stem
+    folder = in_a_folder(archive, tmp_path)
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder)],
         cwd=folder / "notebooks",
@@ -247,6 +249,83 @@ def test_the_folder_works_by_itself(archive: Path, tmp_path: Path) -> None:
     assert int(datasets) >= 2
     assert int(runs) >= 80
     assert float(points) == 2
+
+
+def imported(code: str) -> set[str]:
+    """First parts of the names of the modules that a cell imports, those of Python aside."""
+    names = set()
+    for statement in ast.walk(ast.parse(code)):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom) and not statement.level:
+            names.add(statement.module or "")
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names
+
+
+def installed_by(requirements: Iterable[str]) -> set[str]:
+    """Names of the packages that an installer brings: those named, and what they need."""
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        waiting += map(Requirement, metadata.requires(name) or [])
+    return found
+
+
+def test_every_module_that_a_chapter_imports_is_installed(archive: Path) -> None:
+    files = unpacked(archive)
+    listed = [
+        line for line in files["requirements.txt"].decode().splitlines() if line[:1].isalpha()
+    ]
+    library = tomllib.loads(files["pyproject.toml"].decode())["project"]["dependencies"]
+    packages = installed_by([*listed, *library])
+    providers = metadata.packages_distributions()
+    chapters = [json.loads(files[name])["cells"] for name in files if name.startswith("notebooks/")]
+    codes = [source(c) for cells in chapters for c in cells if c["cell_type"] == "code"]
+    wanted = set().union(*map(imported, codes))
+    assert {"torch", "matplotlib"} < wanted
+    missing = {
+        name
+        for name in wanted - {"offline_rl_lib"}
+        if not packages & {canonicalize_name(provider) for provider in providers.get(name, [])}
+    }
+    assert missing == set()
+
+
+def test_the_folder_is_ready_on_a_machine_that_has_its_packages(
+    archive: Path, tmp_path: Path
+) -> None:
+    folder = in_a_folder(archive, tmp_path)
+    checked = run_in(folder, "tools/check_environment.py")
+    assert checked.stdout.splitlines()[-1].startswith("READY"), checked.stdout
+    assert "FAIL" not in checked.stdout
+    # Who is told to type what builds the site hears what to type here.
+    told = run_in(folder, "run.py", "book")
+    assert told.returncode == 1
+    assert "run.py lab" in told.stdout + told.stderr
+    assert "Traceback" not in told.stderr
+    assert not (folder / ".venv").exists()
+
+
+def in_a_folder(archive: Path, tmp_path: Path) -> Path:
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path)
+    return tmp_path / archive.stem
+
+
+def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_what_the_folder_installs_is_there(archive: Path) -> None:
