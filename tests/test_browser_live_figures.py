@@ -116,6 +116,19 @@ def test_still_picture_on_paper_and_without_scripts(open_page: Any, name: str, p
     assert scriptless.page.locator("figure img").first.is_visible()
 
 
+@pytest.mark.parametrize("name", ["q-landscape", "proposals", "swing"])
+def test_a_link_to_a_live_figure_leads_to_it(open_page: Any, name: str) -> None:
+    opened = open_page(FIGURES[name]).page
+    label = opened.locator(f"figure:has(.{name})").get_attribute("id")
+    url = f"{opened.url}#{label}"
+    opened.goto("about:blank")  # A change of the fragment alone would not load the page again.
+    opened.goto(url)
+    figure = opened.locator(f"figure:has(.{name})")
+    figure.locator("input").first.wait_for()
+    top = figure.evaluate("figure => figure.getBoundingClientRect().top")
+    assert 0 <= top < 150, "the figure moved below its text and left the window"
+
+
 # ---- The tanh-normal density -------------------------------------------------------------------
 
 BOUNDS_FIRST = ("low", "high", "low", "mean", "std", "probe")

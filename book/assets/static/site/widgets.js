@@ -61,6 +61,11 @@
     return figures.at(-1);
   }
 
+  function inWindow(element) {
+    const { top, bottom } = element.getBoundingClientRect();
+    return bottom > 0 && top < window.innerHeight;
+  }
+
   async function mount(view, states) {
     const model = states[JSON.parse(view.textContent).model_id]?.state;
     if (!model?._esm) return;
@@ -81,7 +86,10 @@
       for (const image of still.querySelectorAll("img")) image.classList.add("still-of-live-figure");
       still.classList.add("holds-live-figure");
       still.prepend(element);
+      // Who came here by a link to the figure goes with it.
+      const awaited = still.matches(":target") && inWindow(still);
       view.after(still);
+      if (awaited) still.scrollIntoView();
     } else {
       view.after(element);
     }
