@@ -217,6 +217,8 @@ def test_the_key_shows_everything_by_chapter(small_book: SmallBook) -> None:
             assert f"{letter} is {verdict}." in told
     assert "It is the fourth." in told
     assert section.select("dt .math")
+    contents = page.select(".sphinxsidebar a[href='#quiz-key-01-small']")
+    assert [words(link) for link in contents] == ["A small chapter"]
 
 
 def test_the_key_follows_a_new_chapter(small_book: SmallBook) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 from book.extensions.quizzes import QUIZZES, Option, Question, QuizError, read_quiz, read_quizzes
@@ -165,9 +166,23 @@ class QuizKeyDirective(QuizTexts):
         return [head, *self.blocks(question.prompt), options]
 
 
+def name_chapters_in_contents(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Give a heading that is a link to a chapter the chapter's title in the page's contents.
+
+    Contents are collected while a page is read, when the titles of other pages are not known yet.
+    """
+    for contents in env.tocs.values():
+        for text in list(contents.findall(nodes.Text)):
+            title = env.titles.get(text.astext().removeprefix("/"))
+            if title is not None and text.startswith("/"):
+                text.parent.replace(text, nodes.Text(title.astext()))
+    return []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the node and the directives."""
+    """Register the node, the directives and the event."""
     app.add_node(html_element, html=(visit_element, depart_element))
+    app.connect("env-updated", name_chapters_in_contents)
     app.add_directive("quiz", QuizDirective)
     app.add_directive("quiz-key", QuizKeyDirective)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
