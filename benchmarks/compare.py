@@ -87,14 +87,16 @@ class Contestant:
 def contestants(
     work: Mapping[str, int], d3rlpy_python: Path | None, python: str = sys.executable
 ) -> list[Contestant]:
-    """List the contestants; ours takes part twice, with the allocator as it is and set to keep."""
+    """List the contestants; ours take part twice, with the allocator as it is and set to keep."""
     task = json.dumps(dict(work))
     own = [python, "-m", "benchmarks.contestants"]
     listed = [
-        Contestant("ours", [*own, "ours", task]),
-        Contestant("ours, memory kept", [*own, "ours", task], KEEP_MEMORY),
-        Contestant("post's style", [*own, "post_style", task]),
-        Contestant("floor", [*own, "floor", task]),
+        Contestant("FastCQL", [*own, "FastCQL", task]),
+        Contestant("FastCQL, memory kept", [*own, "FastCQL", task], KEEP_MEMORY),
+        Contestant("CQL", [*own, "CQL", task]),
+        Contestant("CQL, memory kept", [*own, "CQL", task], KEEP_MEMORY),
+        Contestant("post's layout", [*own, "post's layout", task]),
+        Contestant("matrix products", [*own, "matrix products", task]),
     ]
     if d3rlpy_python is not None:
         command = [str(d3rlpy_python), "-m", "benchmarks.d3rlpy_contestant", task]
@@ -129,7 +131,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarise(
-    blocks: Mapping[str, Sequence[Mapping[str, Any]]], reference: str = "ours"
+    blocks: Mapping[str, Sequence[Mapping[str, Any]]], reference: str = "FastCQL"
 ) -> dict[str, Any]:
     """Summarise the blocks of each contestant.
 
@@ -161,7 +163,7 @@ def summarise(
     return table
 
 
-def as_text(table: Mapping[str, Mapping[str, Any]], reference: str = "ours") -> str:
+def as_text(table: Mapping[str, Mapping[str, Any]], reference: str = "FastCQL") -> str:
     """Render the summary for people to read."""
     lines = [
         f"{'':<20}{'updates per':>12}{'CPU ms':>9}{'times ' + reference:>13}{'(spread)':>16}"

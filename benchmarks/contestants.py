@@ -1,4 +1,4 @@
-"""The contestants that share the book's environment: ours, the post's style and the floor.
+"""The contestants that share the book's environment: our two, the post's style and the floor.
 
 Run as ``python -m benchmarks.contestants NAME WORK``, with the work as JSON.
 """
@@ -24,6 +24,7 @@ from benchmarks.blocks import serve
 from benchmarks.post_style import PostStyleCQL
 from offline_rl_lib.cql import CQL, CQLSettings
 from offline_rl_lib.data import TransitionBatch
+from offline_rl_lib.fast_cql import FastCQL
 from offline_rl_lib.plain import draw_noise
 from offline_rl_lib.together import Together
 
@@ -62,7 +63,7 @@ class Work:
         return self.batch_size * (1 + 3 * self.proposals)
 
 
-def make_agent(work: Work, seed: int = 0) -> CQL:
+def make_agent(work: Work, seed: int = 0, agent_class: type[CQL] = CQL) -> CQL:
     """Build the library's agent for the work, with the learning rates of the post."""
     settings = CQLSettings(
         policy_hidden_sizes=(work.width,),
@@ -75,7 +76,7 @@ def make_agent(work: Work, seed: int = 0) -> CQL:
         reward_scale=1 / 8,
         seed=seed,
     )
-    return CQL(
+    return agent_class(
         Box(-np.inf, np.inf, (work.observation_size,)), Box(-2, 2, (work.action_size,)), settings
     )
 
@@ -100,8 +101,8 @@ def make_batches(work: Work, number: int = PREPARED) -> list[TransitionBatch]:
     ]
 
 
-def ours(work: Work) -> Callable[[], Any]:
-    """The update of the library; with several seeds all of them in one batch."""
+def plain(work: Work) -> Callable[[], Any]:
+    """The update that the chapters build; with several seeds all of them in one batch."""
     batches = cycle(make_batches(work))
     if work.seeds == 1:
         agent = make_agent(work)
@@ -112,6 +113,13 @@ def ours(work: Work) -> Callable[[], Any]:
         for members in [[next(batches) for _ in range(work.seeds)] for _ in range(4)]
     )
     return lambda: together.update(next(groups))
+
+
+def fast(work: Work) -> Callable[[], Any]:
+    """The same update with its derivatives written out."""
+    agent = make_agent(work, agent_class=FastCQL)
+    batches = cycle(make_batches(work))
+    return lambda: agent.update(next(batches))
 
 
 def post_style(work: Work) -> Callable[[], Any]:
@@ -151,9 +159,10 @@ def floor(work: Work) -> Callable[[], Any]:
 
 
 CONTESTANTS: dict[str, Callable[[Work], Callable[[], Any]]] = {
-    "ours": ours,
-    "post_style": post_style,
-    "floor": floor,
+    "FastCQL": fast,
+    "CQL": plain,
+    "post's layout": post_style,
+    "matrix products": floor,
 }
 
 
@@ -165,12 +174,14 @@ def versions(*packages: str) -> dict[str, str]:
     }
 
 
-def seconds_per_update(works: Sequence[Work], blocks: int, updates: int) -> list[list[float]]:
-    """Processor time of our update, per update and seed: a list a work, one entry a block.
+def seconds_per_update(
+    name: str, works: Sequence[Work], blocks: int, updates: int
+) -> list[list[float]]:
+    """Processor time of an update, per update and seed: a list for each work, an entry a block.
 
     The blocks of all works alternate.
     """
-    running = [ours(work) for work in works]
+    running = [CONTESTANTS[name](work) for work in works]
     costs: list[list[float]] = [[] for _ in works]
     for _ in range(blocks):
         for work, update, cost in zip(works, running, costs, strict=True):

@@ -39,19 +39,21 @@ GOOD_ENOUGH = -150.0
 
 def growth(
     sizes: dict[str, tuple[int, ...]] = GROWTH, blocks: int = 5, updates: int = 4
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure the processor time of an update, in ms per seed, one size varied at a time."""
-    return {
-        name: {
-            str(value): spread([1e3 * seconds for seconds in costs])
-            for value, costs in zip(
-                values,
-                seconds_per_update([replace(Work(), **{name: v}) for v in values], blocks, updates),
-                strict=True,
-            )
-        }
-        for name, values in sizes.items()
-    }
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Measure the processor time of an update in ms per seed, one size varied at a time.
+
+    Returns:
+        ``[size][value][contestant]``. Many seeds in one batch are the plain update's.
+    """
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for name, values in sizes.items():
+        works = [replace(Work(), **{name: value}) for value in values]
+        found[name] = {str(value): {} for value in values}
+        for contestant in ("CQL",) if name == "seeds" else ("CQL", "FastCQL"):
+            costs = seconds_per_update(contestant, works, blocks, updates)
+            for value, seconds in zip(values, costs, strict=True):
+                found[name][str(value)][contestant] = spread([1e3 * one for one in seconds])
+    return found
 
 
 def timed(action: Callable[[], Any], repeats: int = 3) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ The agents learn from batches and never see an environment.
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 import zlib
@@ -247,11 +248,7 @@ class Agent:
     @staticmethod
     def _step(optimiser: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
         """Step on the parameters of one module; no other parameter receives a gradient."""
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()}, so no step was taken and the networks are as they "
-                "were. Look for NaN in the batch, or for values that have grown out of bounds."
-            )
+        require_finite(loss.item())
         optimiser.zero_grad(set_to_none=True)
         loss.backward(inputs=list(module.parameters()))
         optimiser.step()
@@ -281,6 +278,15 @@ class Agent:
     def _check_actions(self, batch: TransitionBatch) -> None:
         """Check that the actions of a minibatch can be scored: they must lie in the action box."""
         require_inside(batch.action, self.low, self.high)
+
+
+def require_finite(loss: float) -> None:
+    """Refuse to step on a loss that is no number."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss is {loss}, so no step was taken and the networks are as they were. Look "
+            "for NaN in the batch, or for values that have grown out of bounds."
+        )
 
 
 def metrics_to_floats(metrics: dict[str, Tensor]) -> dict[str, float]:

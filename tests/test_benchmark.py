@@ -30,6 +30,8 @@ from benchmarks.post_style import PostStyleCQL
 from offline_rl_lib.plain import PlainCQL, draw_noise
 
 SMALL = Work(batch_size=16, proposals=2, width=8)
+OURS = {"FastCQL", "FastCQL, memory kept", "CQL", "CQL, memory kept"}
+ALL = OURS | {"post's layout", "matrix products", "d3rlpy"}
 
 
 # ---- the same mathematics ------------------------------------------------------------------------
@@ -111,22 +113,22 @@ def block(cpu: float, **other: Any) -> dict[str, Any]:
 def test_ratios_are_taken_round_by_round() -> None:
     """A machine that slows down hits both; the ratio of the medians would say something else."""
     blocks = {
-        "ours": [block(0.01), block(0.02), block(0.04)],
+        "FastCQL": [block(0.01), block(0.02), block(0.04)],
         "other": [block(0.03), block(0.06), block(0.20, peak_mb=140.0)],
     }
     table = summarise(blocks)
     assert table["other"]["times"] == pytest.approx({"median": 3, "low": 3, "high": 5})
-    assert table["ours"]["times"] == {"median": 1, "low": 1, "high": 1}
+    assert table["FastCQL"]["times"] == {"median": 1, "low": 1, "high": 1}
     assert table["other"]["cpu_ms"] == pytest.approx({"median": 60, "low": 30, "high": 200})
-    assert table["ours"]["updates_per_cpu_second"] == pytest.approx(50)
+    assert table["FastCQL"]["updates_per_cpu_second"] == pytest.approx(50)
     assert table["other"]["peak_mb"] == 140
     assert as_text(table).count("\n") == 3
 
 
 def test_what_a_system_does_not_tell_is_left_out() -> None:
-    table = summarise({"ours": [block(0.01, faults=None, peak_mb=None)]})
-    assert table["ours"]["faults"] is None
-    assert table["ours"]["peak_mb"] is None
+    table = summarise({"FastCQL": [block(0.01, faults=None, peak_mb=None)]})
+    assert table["FastCQL"]["faults"] is None
+    assert table["FastCQL"]["peak_mb"] is None
     assert " - " in as_text(table)
 
 
@@ -163,26 +165,28 @@ def test_the_whole_command_on_tiny_work(tmp_path: Path, capsys: pytest.CaptureFi
     results = json.loads(path.read_text(encoding="utf-8"))
     assert set(results) == {"update", "growth", "large", "policy"}
     update = results["update"]["measured"]
-    assert set(update["contestants"]) == {"ours", "ours, memory kept", "post's style", "floor"}
+    assert set(update["contestants"]) == ALL - {"d3rlpy"}
     for row in update["contestants"].values():
         for key in ("cpu_ms", "wall_ms", "times"):
             assert 0 < row[key]["low"] <= row[key]["median"] <= row[key]["high"]
     growth = results["growth"]["measured"]
-    assert all(
-        set(points) == {"median", "low", "high"} for g in growth.values() for points in g.values()
-    )
+    for size, values in growth.items():
+        names = {"CQL"} if size == "seeds" else {"CQL", "FastCQL"}
+        for costs in values.values():
+            assert set(costs) == names
+            assert all(set(cost) == {"median", "low", "high"} for cost in costs.values())
     large = results["large"]["measured"]
     assert large["transitions"] == 2000
     assert large["tensors_mb"] == pytest.approx(2000 * (4 * 8 + 2 + 8) / 2**20)
     assert results["policy"]["measured"][0]["updates"] is None, "two updates are not enough"
     assert all({"machine", "torch", "measured"} == set(part) for part in results.values())
-    assert "post's style" in capsys.readouterr().out
+    assert "post's layout" in capsys.readouterr().out
 
 
 def test_the_stored_report_is_well_formed() -> None:
     results = command.stored(command.RESULTS)
     update = results["update"]["measured"]
-    assert {"ours", "post's style", "floor", "d3rlpy"} <= set(update["contestants"])
+    assert set(update["contestants"]) == ALL
     assert update["versions"]["d3rlpy"]["d3rlpy"] == command.D3RLPY
     assert update["rounds"] >= 5
 
@@ -224,8 +228,8 @@ def test_a_contestant_that_stops_says_why() -> None:
         alternate([broken], rounds=1, updates=1)
 
 
-def test_without_ours_there_is_nothing_to_compare_with() -> None:
-    with pytest.raises(BenchmarkError, match="no 'ours'"):
+def test_without_the_reference_there_is_nothing_to_compare_with() -> None:
+    with pytest.raises(BenchmarkError, match="no 'FastCQL'"):
         summarise({"floor": [block(0.01)]})
 
 
