@@ -9,9 +9,11 @@ import math
 import pkgutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from IPython.display import Markdown, display
 
 from offline_rl_lib import exercise_checks
@@ -34,7 +36,10 @@ class WrongAnswer(Exception):
 
 
 class NotDoneYet(Exception):
-    """Raised by :func:`call` when the reader's function still returns the stub's dots."""
+    """Raised when an answer still holds the stub's dots; its message says how to go on."""
+
+    def __init__(self, message: str = "Replace the dots and run the cell again.") -> None:
+        super().__init__(message)
 
 
 def show_source(thing: Callable[..., Any] | type, *, docstring: bool = False) -> None:
@@ -115,10 +120,21 @@ def _judge(exercise_id: str, answer: Any) -> tuple[str, float]:
         return f"passed. {_checkers[exercise_id](answer)}", 1.0
     except WrongAnswer as reason:
         return f"not right yet. {reason}", reason.share
-    except NotDoneYet:
-        return "not done yet. Replace the dots and run the cell again.", 0.0
+    except NotDoneYet as reason:
+        return f"not done yet. {reason}", 0.0
     except Exception as error:
-        return f"your code stopped with {type(error).__name__}: {error}", 0.0
+        where = _where_it_stopped(answer, error)
+        return f"your code stopped {where}with {type(error).__name__}: {error}", 0.0
+
+
+def _where_it_stopped(answer: Any, error: Exception) -> str:
+    """Return the last line of the reader's own function that was reached, ready for a sentence."""
+    own = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    reached = [step for step in traceback.extract_tb(error.__traceback__) if step.filename == own]
+    if not reached:
+        return ""
+    shown = f", `{reached[-1].line}`," if reached[-1].line else ""
+    return f"in line {reached[-1].lineno}{shown} "
 
 
 def require_all(problems: Sequence[str | None]) -> None:
@@ -139,15 +155,35 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call the reader's function from a checker.
 
     Raises:
-        NotDoneYet: it returned ``...`` or ``None``, as a stub does.
+        NotDoneYet: it returned ``...``, as a stub does, once or for each of several parts; or it
+            returned nothing.
         WrongAnswer: the answer is no function.
     """
     if not callable(function):
         raise WrongAnswer(f"A function is expected; got {type(function).__name__}.")
     result = function(*arguments)
-    if result is ... or result is None:
+    if result is None:
+        raise NotDoneYet("Your function returns None: is a `return` missing?")
+    parts = result if isinstance(result, tuple | list) and result else [result]
+    if all(part is ... for part in parts):
         raise NotDoneYet
     return result
+
+
+def call_without_autograd(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the reader's function where an exercise asks for the formula of a gradient.
+
+    Raises:
+        NotDoneYet: as in :func:`call`.
+        WrongAnswer: the answer is no function, or it asks PyTorch for the gradient.
+    """
+    try:
+        with torch.no_grad():
+            return call(function, *arguments)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise WrongAnswer("Here autograd is switched off: write the formula itself.") from error
 
 
 def finite_number(value: Any, where: str) -> float:
@@ -163,7 +199,10 @@ def finite_number(value: Any, where: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise WrongAnswer(f"{where} a number is expected; got {type(value).__name__}.") from None
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise WrongAnswer(
+            f"{where} a number is expected; got {type(value).__name__}{shape}."
+        ) from None
     if not math.isfinite(number):
         raise WrongAnswer(f"{where} your function returned {number}.")
     return number

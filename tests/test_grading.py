@@ -327,6 +327,29 @@ def test_points_are_returned_only_if_asked_for(capsys: pytest.CaptureFixture[str
     )
 
 
+def test_an_answer_without_return_and_one_that_stops_are_told_where(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_return(steps: int, discount: float) -> None:
+        sum(discount**step for step in range(steps))
+
+    def stops(steps: int, discount: float) -> float:
+        powers = [discount**step for step in range(steps)]
+        return powers[steps]
+
+    check("ex-task-hanging-return", no_return)
+    assert "not done yet. Your function returns None: is a `return` missing?" in (
+        capsys.readouterr().out
+    )
+    check("ex-task-hanging-return", stops)
+    line = stops.__code__.co_firstlineno + 2
+    assert f"your code stopped in line {line}, `return powers[steps]`, with IndexError: " in (
+        capsys.readouterr().out
+    )
+    check("ex-task-hanging-return", lambda steps: 0.0)
+    assert "your code stopped with TypeError: " in capsys.readouterr().out
+
+
 def test_a_warning_of_an_answer_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     def warns(reward: Tensor, *_: Any) -> Tensor:
         print("a student's warning", file=sys.stderr)

@@ -832,6 +832,23 @@ LOSS_MISTAKES: dict[str, Callable[..., Tensor]] = {
         + w * (loss(q.detach(), y, p, m, 1.0) - loss(q.detach(), y, p, m, 0.0))
     ),
     "no gradient reaches proposal_q": lambda q, y, p, m, w: loss(q, y, p.detach(), m, w),
+    "log M is added": lambda *x: loss(*x) + 4 * x[4] * math.log(x[2].shape[-1]),
+    "B stands where M": lambda *x: loss(*x) + 2 * x[4] * math.log(x[2].shape[-1] / len(x[1])),
+    "runs over the batch": lambda q, y, p, m, w: (
+        (q - y.detach()).square().mean(-1)
+        + w * ((p - m).logsumexp(1).mean(-1) - math.log(p.shape[-1]) - q.mean(-1))
+    ).sum(),
+    "not a mean": lambda q, y, p, m, w: (
+        (q - y.detach()).square().mean(-1) + w * ((p - m).mean(-1) - q).mean(-1)
+    ).sum(),
+    "first critic alone": lambda q, y, p, m, w: loss(q[:1], y, p[:1], m, w),
+    "second critic alone": lambda q, y, p, m, w: loss(q[1:], y, p[1:], m, w),
+    "smaller critic is for targets": lambda q, y, p, m, w: loss(
+        q.min(0, keepdim=True).values, y, p.min(0, keepdim=True).values, m, w
+    ),
+    "weight is not used": lambda *x: loss(*x[:4], 1.0),
+    "it belongs to the penalty": lambda *x: loss(*x[:4], 1.0, td=x[4]),
+    "it has no gradient": lambda *x: loss(*x).detach(),
     "compare with steps": lambda *x: 3.7 * loss(*x),
 }
 
@@ -873,6 +890,7 @@ def test_the_weight_exercise(capsys: pytest.CaptureFixture[str]) -> None:
     assert "passed. The stored runs agree, in all 20" in verdict(capsys, exercise, ("fall", "rise"))
     assert "data_q does the opposite" in verdict(capsys, exercise, ("fall", "fall"))
     assert "penalty does the opposite" in verdict(capsys, exercise, ("rise", "rise"))
+    assert "passed" in verdict(capsys, exercise, ("Falls", "rises "))
     assert 'write "rise" or "fall"' in verdict(capsys, exercise, ("down", "up"))
     assert "Two words" in verdict(capsys, exercise, "fall")
     assert "not done yet" in verdict(capsys, exercise, (..., ...))

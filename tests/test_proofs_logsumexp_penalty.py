@@ -431,6 +431,13 @@ def gradient(q: Tensor, m: Tensor, t: float) -> tuple[Tensor, Tensor]:
     return torch.softmax(q / t - m, 1) / len(q), torch.full((len(q),), -1 / len(q))
 
 
+def by_autograd(q: Tensor, m: Tensor, t: float) -> tuple[Tensor, ...]:
+    q = q.clone().requires_grad_()
+    data_q = torch.zeros(len(q), dtype=q.dtype, requires_grad=True)
+    penalty = (t * torch.logsumexp(q / t - m, 1) - data_q).mean()
+    return torch.autograd.grad(penalty, (q, data_q))
+
+
 SILENT_BUG = {
     "shape": (64, 64),
     "value_changes": False,
@@ -446,6 +453,7 @@ SILENT_BUG = {
         ("ex-logsumexp-volume", torch.tensor(1.5 + 2 * math.log(12))),
         ("ex-logsumexp-mixture", mixture_density),
         ("ex-logsumexp-gradient", gradient),
+        ("ex-logsumexp-gradient", lambda q, m, t: [part.numpy() for part in gradient(q, m, t)]),
         ("ex-logsumexp-broadcast", SILENT_BUG),
     ],
 )
@@ -478,6 +486,11 @@ def test_stubs_are_told_gently(
         ("ex-logsumexp-volume", 0.75 + math.log(12), "log of the integral"),
         ("ex-logsumexp-volume", 12 * math.exp(0.75), "integral itself"),
         ("ex-logsumexp-volume", 1.5 + 2 * math.log(8), "3 and 4"),
+        ("ex-logsumexp-volume", 2 * (1.5 + math.log(12)), "Q is divided by T"),
+        ("ex-logsumexp-volume", 1.5 / 2 + 2 * math.log(12), "the whole logarithm"),
+        ("ex-logsumexp-volume", 1.5 + 2 * math.log(7), "not their sum"),
+        ("ex-logsumexp-volume", 1.5 + 2 * math.log(1.5 * 2), "not half of them"),
+        ("ex-logsumexp-volume", 1.5 + 2 * math.log10(12), "natural one"),
         ("ex-logsumexp-volume", 99.0, "Write down the integral"),
         ("ex-logsumexp-volume", "six", "A number is expected"),
         ("ex-logsumexp-mixture", lambda m: torch.logsumexp(m, 0), "log J is missing"),
@@ -520,6 +533,25 @@ def test_stubs_are_told_gently(
             "each is -1 / B",
         ),
         ("ex-logsumexp-gradient", lambda q, m, t: gradient(q, m, t)[0], "two tensors"),
+        ("ex-logsumexp-gradient", lambda q, m, t: gradient(q, m, t)[::-1], "proposal_q first"),
+        ("ex-logsumexp-gradient", lambda q, m, t: (gradient(q, m, t)[0], ...), "to be written"),
+        (
+            "ex-logsumexp-gradient",
+            lambda q, m, t: tuple(-part for part in gradient(q, m, t)),
+            "the sign is turned",
+        ),
+        ("ex-logsumexp-gradient", lambda q, m, t: gradient(q, m, 1.0), "T is missing"),
+        (
+            "ex-logsumexp-gradient",
+            lambda q, m, t: (torch.softmax(q / t - m, 1) / q.shape[1], gradient(q, m, t)[1]),
+            "not over the N proposals.",
+        ),
+        (
+            "ex-logsumexp-gradient",
+            lambda q, m, t: (torch.softmax(q / t - m, 1) / q.numel(), gradient(q, m, t)[1]),
+            "not over the N proposals too",
+        ),
+        ("ex-logsumexp-gradient", by_autograd, "autograd is switched off"),
         ("ex-logsumexp-gradient", lambda q, m, t: (q, q[:, 0]), "is wrong for"),
         ("ex-logsumexp-broadcast", SILENT_BUG | {"shape": (64,)}, "whole table"),
         ("ex-logsumexp-broadcast", SILENT_BUG | {"value_changes": True}, "value of the mean"),

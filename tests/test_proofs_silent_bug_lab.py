@@ -286,11 +286,39 @@ def test_repair(verdict: Verdict) -> None:
 
     assert "passed" in verdict("ex-bug-repair", right)
     assert "not done yet" in verdict("ex-bug-repair", lambda q, log_mu, t: ...)
-    assert "axis of the logsumexp" in verdict("ex-bug-repair", three)
-    assert "divide" in verdict("ex-bug-repair", both_divided)
-    assert "log N" in verdict(
+
+    def given(q: Tensor, log_mu: Tensor, t: float) -> Tensor:
+        return t * ((q - log_mu) / t).unflatten(-1, (3, -1)).logsumexp(-2).mean(-1)
+
+    def mean_of_soft_maxima(q: Tensor, log_mu: Tensor, t: float) -> Tensor:
+        z = (q / t - log_mu).unflatten(-1, (3, -1))
+        return t * (z.logsumexp(-1) - math.log(z.shape[-1])).mean(-1)
+
+    said = verdict("ex-bug-repair", given)
+    for mistake in ("logsumexp of three", "T divides the log-density", "log M is not subtracted"):
+        assert mistake in said
+    assert "fails the probe “log volume”: 3.7" in said
+    said = verdict("ex-bug-repair", three)
+    assert "Still there: the logsumexp of three, log M is not subtracted. (Log 3 is.)" in said
+    assert "Still there: T divides the log-density. " in verdict("ex-bug-repair", both_divided)
+    assert "Still there: log M is not subtracted. " in verdict(
         "ex-bug-repair", lambda q, log_mu, t: t * (q / t - log_mu).logsumexp(-1)
     )
+    log_m = math.log(30)
+    for slip, wrong in {
+        "T multiplies log M too": lambda q, log_mu, t: (
+            t * (q / t - log_mu).logsumexp(-1) - math.log(q.shape[-1])
+        ),
+        "multiplied by T": lambda q, log_mu, t: right(q, log_mu, t) / t,
+        "subtracted, not added": lambda q, log_mu, t: right(q, -log_mu, t),
+        "divided by T, not multiplied": lambda q, log_mu, t: right(q, log_mu, 1 / t),
+        "An agent built on it does not pass. log volume": lambda q, log_mu, t: (
+            t * ((q / t - log_mu).logsumexp(-1) - log_m)
+        ),
+    }.items():
+        assert slip in verdict("ex-bug-repair", wrong), slip
+    # Every probe passes: a flat critic's soft maximum is the same in each group.
+    assert "passes every probe, and still" in verdict("ex-bug-repair", mean_of_soft_maxima)
     assert "shape (2, 3)" in verdict("ex-bug-repair", lambda q, log_mu, t: q - log_mu)
 
 

@@ -523,6 +523,10 @@ MISTAKES: list[tuple[str, Callable[..., Any], str]] = [
     ("ex-task-td-target", lambda r, v, d, t: r + 0.99 * ~d * v, "not shifted"),
     ("ex-task-td-target", lambda r, v, d, t: (r + 8) / 8 + ~d * v, "discount is missing"),
     ("ex-task-td-target", lambda r, v, d, t: r[:, None] + v, "(4, 4)"),
+    ("ex-task-td-target", lambda r, v, d, t: r + 8 / 8 + 0.99 * ~d * v, "needs brackets"),
+    ("ex-task-td-target", lambda r, v, d, t: (r + 8 + 0.99 * ~d * v) / 8, "only the reward is"),
+    ("ex-task-td-target", lambda r, v, d, t: (r + 8) / 8 + 0.99 * d * v, "round with ~"),
+    ("ex-task-td-target", lambda r, v, d, t: ~d * ((r + 8) / 8 + 0.99 * v), "the reward too"),
     ("ex-task-td-target", lambda r, v, d, t: r, "The targets are"),
     (
         "ex-task-episodes-needed",

@@ -479,6 +479,17 @@ def share(target: float, low: list[float], high: list[float]) -> float:
     return math.exp(target - sum(math.log(b - a) for a, b in zip(low, high, strict=True)))
 
 
+def in_single_precision(target: float, low: list[float], high: list[float]) -> Tensor:
+    return (target - (torch.tensor(high) - torch.tensor(low)).log().sum()).exp()
+
+
+def step_by_autograd(x: float, log_prob: Tensor, target: float, rate: float, loss: str) -> float:
+    log_alpha = torch.tensor(x, requires_grad=True)
+    factor = log_alpha.exp() if loss == "alpha" else log_alpha
+    (slope,) = torch.autograd.grad(factor * (-log_prob.mean() - target), log_alpha)
+    return x - rate * slope.item()
+
+
 def by_volume(target: float, low: list[float], high: list[float]) -> float:
     return math.exp(target) / math.prod(b - a for a, b in zip(low, high, strict=True))
 
@@ -495,8 +506,11 @@ def by_sum(target: float, low: list[float], high: list[float]) -> float:
     ("exercise", "answer"),
     [
         ("ex-temperature-valve", valve()),
+        ("ex-temperature-valve", lambda: list(valve()())),
+        ("ex-temperature-valve", lambda: (-2.39, 0.020, 0.022)),
         ("ex-temperature-step", step),
         ("ex-temperature-share", share),
+        ("ex-temperature-share", in_single_precision),
     ],
 )
 def test_right_answers_pass(exercise: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -509,6 +523,7 @@ def test_right_answers_pass(exercise: str, answer: Any, capsys: pytest.CaptureFi
     [
         ("ex-temperature-valve", lambda: (..., ..., ...)),
         ("ex-temperature-valve", lambda: ...),
+        ("ex-temperature-valve", lambda: (-2.386, ..., ...)),
         ("ex-temperature-step", lambda x, log_prob, target, rate, loss: ...),
         ("ex-temperature-share", lambda target, low, high: ...),
     ],
@@ -546,12 +561,29 @@ def test_stubs_are_told_gently(
         ("ex-temperature-step", slipped("plus target"), "entropy minus target"),
         ("ex-temperature-step", slipped("sum"), "not the sum"),
         ("ex-temperature-step", slipped("alpha"), "not alpha"),
+        ("ex-temperature-step", lambda *a: math.exp(step(*a)), "not alpha"),
+        ("ex-temperature-step", lambda *a: (a[0] - step(*a)) / a[3], "This is the gradient"),
+        (
+            "ex-temperature-step",
+            lambda x, p, h, r, loss: (
+                step(x, p, h, r, loss) if loss == "alpha" else x + r * x * (p.mean() + h)
+            ),
+            "slope is the surplus alone",
+        ),
+        ("ex-temperature-step", lambda x, p, h, r, loss: x + r * (p + h), "of shape (8,)"),
+        ("ex-temperature-step", step_by_autograd, "autograd is switched off"),
         ("ex-temperature-step", lambda *arguments: 7.0, "expected"),
         ("ex-temperature-share", by_halves, "not of half-widths"),
         ("ex-temperature-share", by_sum, "product of widths"),
         ("ex-temperature-share", lambda t, low, high: math.log(share(t, low, high)), "exponential"),
         ("ex-temperature-share", lambda t, low, high: math.exp(t), "Divide it"),
         ("ex-temperature-share", lambda t, low, high: 1 / share(t, low, high), "upside down"),
+        ("ex-temperature-share", lambda t, low, high: share(-t, low, high), "sign of the target"),
+        (
+            "ex-temperature-share",
+            lambda t, low, high: share(t, low[:1], high[:1]),
+            "Every dimension counts",
+        ),
         ("ex-temperature-share", lambda t, low, high: 7.0, "expected"),
         ("ex-temperature-share", by_volume, "Subtract logarithms first"),
         (

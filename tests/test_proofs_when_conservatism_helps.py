@@ -416,6 +416,15 @@ def test_a_cell_of_the_map(verdict: Callable[[str, Any], str]) -> None:
     assert "per cent" in ask(middle, lambda v, random, optimum: (v - random) / (optimum - random))
     assert "random has 0" in ask(middle, lambda v, random, optimum: 100 * v / optimum)
     assert "number is expected" in verdict("ex-map-cell", lambda r, a, b: "many")
+    assert "put it on the scale" in ask(middle, lambda v, random, optimum: v)
+    assert "not the other way round" in ask(
+        middle, lambda v, random, optimum: 100 * (v - optimum) / (random - optimum)
+    )
+    assert "the whole way" in ask(middle, lambda v, random, optimum: 100 * (v - random) / optimum)
+    assert "below 0 or above 100" in ask(
+        middle, lambda v, random, optimum: np.clip(100 * (v - random) / (optimum - random), 0, 100)
+    )
+    assert "minus random, over optimum minus random" in ask(np.max)
     assert check("ex-map-cell", cell(np.median), points=4) == 2
     assert check("ex-map-cell", cell(np.max), points=4) == 0
 
@@ -440,6 +449,11 @@ def test_the_luck_of_the_best(verdict: Callable[[str, Any], str]) -> None:
     assert "largest of all rows" in verdict(
         "ex-map-luck", lambda k: 0.0 if k == 1 else float(random.normal(size=(100_000, k)).max())
     )
+    assert "that look" in verdict("ex-map-luck", lambda k: 1.54)
+    assert "for very many looks" in verdict("ex-map-luck", lambda k: np.sqrt(2 * np.log(k)))
+    assert "median of the largest" in verdict(
+        "ex-map-luck", lambda k: special.ndtri(0.5 ** (1 / k))
+    )
     # Two looks: 1 / sqrt(pi); and by the inverse distribution for others.
     assert exercises.expected_maximum(2) == pytest.approx(1 / np.sqrt(np.pi), abs=1e-6)
     share = (np.arange(200_000) + 0.5) / 200_000
@@ -458,6 +472,8 @@ def test_a_rule_of_ones_own(verdict: Callable[[str, Any], str]) -> None:
     assert "place from 0 to 4" in verdict("ex-map-rule", lambda *numbers: 0.25)
     assert "by lot" in verdict("ex-map-rule", lambda promised, *rest: int(np.argmax(promised)))
     assert "function is expected" in verdict("ex-map-rule", 3)
+    lots = np.random.default_rng(4)
+    assert "does not draw by lot" in verdict("ex-map-rule", lambda *numbers: lots.integers(5))
     seen: list[tuple[Any, ...]] = []
 
     def curious(*numbers: Any) -> int:
@@ -465,7 +481,7 @@ def test_a_rule_of_ones_own(verdict: Callable[[str, Any], str]) -> None:
         return solution(*numbers)
 
     said = verdict("ex-map-rule", curious)
-    assert len(seen) == 110
+    assert len(seen) == 2 * 110, "asked twice, for a rule that draws by lot answers differently"
     promised, td_loss, best, mean, spread = seen[13]  # second dataset, seed 3
     name = NAMES[1]
     cells = [runs()[name, method][3] for method in FIVE]

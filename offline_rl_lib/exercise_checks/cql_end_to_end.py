@@ -78,12 +78,35 @@ def _loss_mistake(got: float, inputs: tuple[Tensor, ...], weight: float) -> str:
     without_density = cql_penalty(proposal_q, flat, torch.zeros_like(data_q)).sum()
     added_density = cql_penalty(proposal_q, -log_density, torch.zeros_like(data_q)).sum()
     right = td_loss + weight * (soft - data)
+    each = [
+        _reference_loss(data_q[one], target, proposal_q[one], log_density, weight)
+        for one in ([0], [1])
+    ]
+    smaller = [tensor.min(dim=0, keepdim=True).values for tensor in (data_q, proposal_q)]
+    along_the_batch = (proposal_q - log_density).logsumexp(dim=1).mean(dim=-1).sum()
+    log_sizes = math.log(count), math.log(data_q.shape[-1])
     likely_mistakes = {
         "you average over the critics; the loss is their sum": right / 2,
         "the squared error of the paper has a factor 1/2, this one has none": right - td_loss / 2,
         "the sign of the penalty is turned": td_loss - weight * (soft - data),
         "the value of the data's action is not subtracted": td_loss + weight * soft,
-        "log M is not subtracted": right + 2 * weight * math.log(count),
+        "log M is not subtracted": right + 2 * weight * log_sizes[0],
+        "log M is added; subtract it": right + 4 * weight * log_sizes[0],
+        "B stands where M belongs, the number of proposals": right
+        + 2 * weight * (log_sizes[0] - log_sizes[1]),
+        "the logsumexp runs over the batch; the proposals are the last axis": td_loss
+        + weight * (along_the_batch - 2 * log_sizes[0] - data),
+        "the soft maximum is a logsumexp, not a mean": td_loss
+        + weight * ((proposal_q - log_density).mean(dim=-1).mean(dim=-1).sum() - data),
+        "the first critic alone counts; sum over both": each[0],
+        "the second critic alone counts; sum over both": each[1],
+        "the smaller critic is for targets; here both critics learn, each from its own error": (
+            _reference_loss(smaller[0], target, smaller[1], log_density, weight)
+        ),
+        "the weight is not used; it multiplies the penalty": td_loss + soft - data,
+        "the weight multiplies the squared error; it belongs to the penalty": weight * td_loss
+        + soft
+        - data,
         "the log-densities are not subtracted": td_loss + weight * (without_density - data),
         "the log-densities are added; subtract them": td_loss + weight * (added_density - data),
         "the weight multiplies the penalty only, not the squared error": weight
@@ -100,6 +123,12 @@ def _check_gradients(
     loss: Tensor, expected: Tensor, inputs: tuple[Tensor, ...], sizes: str
 ) -> None:
     leaves = inputs[:3]
+    if not loss.requires_grad:
+        raise WrongAnswer(
+            f"{sizes} the value is right, but it has no gradient: torch.no_grad() and detach() "
+            "leave nothing to learn from.",
+            share=0.5,
+        )
     mine = torch.autograd.grad(loss, leaves, allow_unused=True)
     right = torch.autograd.grad(expected, leaves, allow_unused=True)
     if mine[1] is not None and bool((mine[1] != 0).any()):
@@ -180,9 +209,10 @@ def check_weight(answer: Any) -> str:
         "the TD error holds these back",
     }
     problems: list[str | None] = []
-    for (metric, why), word in zip(explanations.items(), answer, strict=True):
+    for (metric, why), given in zip(explanations.items(), answer, strict=True):
+        word = str(given).strip().lower().removesuffix("s")
         if word not in ("rise", "fall"):
-            raise WrongAnswer(f'For {metric} write "rise" or "fall"; got {word!r}.')
+            raise WrongAnswer(f'For {metric} write "rise" or "fall"; got {given!r}.')
         risen, pairs = _rises(metric)
         if risen not in (0, pairs):
             raise RuntimeError(f"{metric} rises in {risen} of {pairs} pairs: no clear answer")

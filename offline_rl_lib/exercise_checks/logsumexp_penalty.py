@@ -6,11 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from offline_rl_lib.conservative import cql_penalty
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, require_all
+from offline_rl_lib.teaching import (
+    NotDoneYet,
+    WrongAnswer,
+    call,
+    call_without_autograd,
+    checker,
+    require_all,
+)
 
 
 @checker("ex-logsumexp-volume")
@@ -27,6 +35,14 @@ def check_volume(answer: Any) -> str:
         (0.75 + math.log(12), "This is the log of the integral. T times it is asked for."),
         (1.5 + 2 * math.log(8), "The sides of [-1, 2] x [0, 4] are 3 and 4, so the volume is 12."),
         (12 * math.exp(0.75), "This is the integral itself; take its logarithm, times T."),
+        (3 + 2 * math.log(12), "In the integral Q is divided by T: exp(1.5 / 2), not exp(1.5)."),
+        (
+            0.75 + 2 * math.log(12),
+            "T multiplies the whole logarithm, the share of Q too: 2 times 1.5 / 2 is 1.5.",
+        ),
+        (1.5 + 2 * math.log(7), "The volume is the product of the sides, not their sum."),
+        (1.5 + 2 * math.log(3), "The volume takes whole sides, 3 and 4, not half of them."),
+        (1.5 + 2 * math.log10(12), "The logarithm is the natural one."),
     ]
     if abs(value - (1.5 + 2 * math.log(12))) <= 6e-4:
         return f"The soft maximum is 1.5 + 2 log 12 = {1.5 + 2 * math.log(12):.3f}."
@@ -78,18 +94,26 @@ def check_gradient(answer: Any) -> str:
         penalty = cql_penalty(proposal_q, log_density, data_q, temperature)
         expected, expected_data = torch.autograd.grad(penalty, (proposal_q, data_q))
         q_values = proposal_q.detach()
-        result = call(answer, q_values, log_density, temperature)
+        result = call_without_autograd(answer, q_values, log_density, temperature)
         where = f"B={batch}, N={count}, T={temperature}"
-        if not isinstance(result, tuple) or len(result) != 2:
+        if not isinstance(result, tuple | list) or len(result) != 2:
             raise WrongAnswer("Return two tensors: for proposal_q and for data_q.")
-        gradient, data_gradient = (_tensor(part, where) for part in result)
+        gradient = _tensor(result[0], where)
+        if gradient.shape == expected_data.shape:
+            raise WrongAnswer("Return the gradient for proposal_q first, that for data_q second.")
         _same_shape(gradient, expected, where)
-        _same_shape(data_gradient, expected_data, where)
         for wrong, message in _gradient_mistakes(q_values, log_density, temperature):
             if torch.allclose(gradient, wrong) and not torch.allclose(gradient, expected):
                 raise WrongAnswer(f"{message} ({where})")
         if not torch.allclose(gradient, expected):
-            raise WrongAnswer(f"The gradient for proposal_q is wrong for {where}.")
+            raise WrongAnswer(
+                f"The gradient for proposal_q is wrong for {where}. It is a softmax over the "
+                "proposals of Q / T minus the log-density, divided by B."
+            )
+        if result[1] is ... or result[1] is None:
+            raise WrongAnswer("One gradient is right; that for data_q is still to be written.", 0.5)
+        data_gradient = _tensor(result[1], where)
+        _same_shape(data_gradient, expected_data, where)
         if torch.allclose(data_gradient, -expected_data):
             raise WrongAnswer("The data's Q is subtracted, so its gradient is negative.", 0.5)
         if not torch.allclose(data_gradient.to(expected_data), expected_data):
@@ -98,10 +122,18 @@ def check_gradient(answer: Any) -> str:
 
 
 def _gradient_mistakes(q: Tensor, m: Tensor, t: float) -> list[tuple[Tensor, str]]:
-    batch = q.shape[0]
+    batch, count = q.shape
     softmax = torch.softmax(q / t - m, 1)
     return [
         (softmax, "The mean over the batch divides by B."),
+        (
+            -softmax / batch,
+            "A loss is made smaller, so what is pushed down has a positive gradient: the proposals "
+            "are pushed down, and the sign is turned.",
+        ),
+        (softmax / count, "The mean is over the B states, not over the N proposals."),
+        (softmax / (batch * count), "The mean is over the B states, not over the N proposals too."),
+        (torch.softmax(q - m, 1) / batch, "T is missing: it divides Q inside the softmax."),
         (softmax / (batch * t), "The T in front and the 1 / T inside cancel: one 1 / T too many."),
         (softmax * (t / batch), "The T in front and the 1 / T inside cancel: one T too many."),
         (torch.softmax(q / t, 1) / batch, "The log-density belongs inside the softmax."),
@@ -141,6 +173,8 @@ def check_broadcast(answer: Any) -> str:
 
 
 def _tensor(value: Any, where: str) -> Tensor:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
         raise WrongAnswer(f"A tensor is expected for {where}; got {type(value).__name__}.")
     return value.to(torch.float64)

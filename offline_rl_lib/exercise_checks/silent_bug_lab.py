@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offline_rl_lib.conservative import log_mean_exp_q
 from offline_rl_lib.cql import CQL
 from offline_rl_lib.data import TransitionBatch
 from offline_rl_lib.densities import TanhNormal
@@ -92,11 +93,67 @@ def check_repair(answer: Any) -> str:
             result: Tensor = answer(q_values, log_densities, self.settings.penalty_temperature)
             return result
 
+    known = _what_is_left(answer)
     for settings in (SMALL, WARM):
         for verdict in run_probes(Repaired, settings).values():
+            if verdict.passed is False and known:
+                raise WrongAnswer(
+                    f"{known} An agent built on it fails the probe “{verdict.probe}”: "
+                    f"{verdict.measured:.3f} in place of {verdict.expected:.3f}."
+                )
             if verdict.passed is False:
                 raise WrongAnswer(f"An agent built on it does not pass. {verdict}")
+    q_values, log_mu = _anything()
+    got = torch.as_tensor(call(answer, q_values, log_mu, 2.0))
+    expected = log_mean_exp_q(q_values, log_mu, 2.0)
+    if not torch.allclose(got.to(expected.dtype), expected, atol=1e-4):
+        raise WrongAnswer(
+            "An agent built on it passes every probe, and still it is not the soft maximum: for "
+            f"random Q and T = 2 it gives {got.flatten()[0]:.3f} in place of "
+            f"{expected.flatten()[0]:.3f}. One mean runs over all M proposals, inside of one "
+            "logarithm."
+        )
     return "An agent built on your estimator passes every probe."
+
+
+def _anything() -> tuple[Tensor, Tensor]:
+    """Values and log-densities without a pattern: two critics, three states, six proposals."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((2, 3, 6), generator=generator), torch.randn((3, 6), generator=generator)
+
+
+def _what_is_left(answer: Any) -> str:
+    """Which of the three mistakes the reader's estimator still has, or which new one."""
+    q_values, log_mu = _anything()
+    t, log_m = 2.0, math.log(6)
+    given = torch.as_tensor(call(answer, q_values, log_mu, t)).float()
+    divided, right = (q_values - log_mu) / t, q_values / t - log_mu
+    forms: dict[str, Tensor] = {}
+    for place, scores in {"T divides the log-density": divided, "": right}.items():
+        of_three = scores.unflatten(-1, (3, -1)).logsumexp(-2).mean(-1)
+        for groups, total, amounts in (
+            ("the logsumexp of three", of_three, (0.0, math.log(3), log_m)),
+            ("", scores.logsumexp(-1), (0.0, log_m)),
+        ):
+            for amount in amounts:
+                forgotten = "" if amount == log_m else "log M is not subtracted"
+                mistakes = [text for text in (groups, place, forgotten) if text]
+                if mistakes:
+                    still = f"Still there: {', '.join(mistakes)}."
+                    forms[f"{still}{'' if amount in (0.0, log_m) else ' (Log 3 is.)'}"] = t * (
+                        total - amount
+                    )
+    whole = right.logsumexp(-1)
+    forms |= {
+        "T multiplies log M too.": t * whole - log_m,
+        "The logarithm is multiplied by T.": whole - log_m,
+        "The log-density is subtracted, not added.": t
+        * ((q_values / t + log_mu).logsumexp(-1) - log_m),
+        "Q is divided by T, not multiplied.": ((q_values * t - log_mu).logsumexp(-1) - log_m) / t,
+    }
+    return next(
+        (text for text, form in forms.items() if torch.allclose(given, form, atol=1e-4)), ""
+    )
 
 
 @checker("ex-bug-probe")

@@ -10,35 +10,55 @@ import torch
 from torch import Tensor
 
 from offline_rl_lib.densities import LOG_SQRT_2PI, TanhNormal, log_tanh_jacobian
-from offline_rl_lib.teaching import WrongAnswer, call, checker
+from offline_rl_lib.teaching import WrongAnswer, call, checker, finite_number
 
 LogProb = Callable[[Tensor], Tensor]
 
 DOUBLE = torch.float64
 LOW = torch.tensor([-2.0, 0.0], dtype=DOUBLE)
 HIGH = torch.tensor([2.0, 5.0], dtype=DOUBLE)
+TOLERANCE = 1e-3
+"""Numbers worked out by hand are right to three decimals."""
 
 
 @checker("ex-tanh-normal-by-hand")
 def check_score_by_hand(answer: Any) -> str:
     """Compare (u, log p) of the pump with the library's, and name the usual slips."""
-    result = call(answer)
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise WrongAnswer(f"Return two numbers, (u, log p); got {result!r}.")
-    pre_tanh, log_density = map(float, result)
-    mid, half, mean, std, action = 2.5, 2.5, 0.3, 0.4, 4.0
-    if math.isclose(pre_tanh, math.atanh(action / 5.0), abs_tol=1e-4):
+    try:
+        result = call(answer)
+    except ValueError as error:
         raise WrongAnswer(
-            "u is wrong: y = a / 5 forgets that the middle of this box is 2.5, not 0."
-        )
-    exact_u = math.atanh((action - mid) / half)
-    if not math.isclose(pre_tanh, exact_u, abs_tol=1e-4):
+            f"Your code stopped with ValueError: {error}. math.atanh takes numbers between -1 and "
+            "1, math.log positive ones. Is the action measured from the middle of the box, 2.5?"
+        ) from error
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise WrongAnswer(f"Return two numbers, (u, log p); got {result!r}.")
+    to_do = result[1] is ... or result[1] is None
+    pre_tanh = finite_number(result[0], "For u")
+    log_density = math.inf if to_do else finite_number(result[1], "For log p")
+    mid, half, mean, std, action = 2.5, 2.5, 0.3, 0.4, 4.0
+    y = (action - mid) / half
+    exact_u = math.atanh(y)
+    wrong_values = {
+        math.atanh(action / 5.0): "y = a / 5 forgets that the middle of this box is 2.5, not 0.",
+        y: "this is y = (a - m) / h; u is artanh y.",
+        math.tanh(y): "this is tanh y; the way back from the action is artanh, math.atanh.",
+    }
+    for wrong, slip in wrong_values.items():
+        if math.isclose(pre_tanh, wrong, abs_tol=TOLERANCE):
+            raise WrongAnswer(f"u is wrong: {slip}")
+    if not math.isclose(pre_tanh, exact_u, abs_tol=TOLERANCE):
+        if math.isclose(log_density, exact_u, abs_tol=TOLERANCE):
+            raise WrongAnswer("Return u first and log p second.")
         raise WrongAnswer(
             f"u = {pre_tanh:.4f} is not the pre-tanh value of 4: m + h tanh(u) gives "
             f"{mid + half * math.tanh(pre_tanh):.4f} litres per second."
         )
-    log_normal = -0.5 * ((exact_u - mean) / std) ** 2 - math.log(std) - LOG_SQRT_2PI
-    squeeze = math.log(1 - ((action - mid) / half) ** 2)
+    if to_do:
+        raise WrongAnswer("u is right; log p is still to be written.", share=0.5)
+    log_normal = _log_normal(exact_u, mean, std)
+    squeeze = math.log(1 - y**2)
+    exact = log_normal - math.log(half) - squeeze
     slips = {
         log_normal - squeeze: "log h is missing: the box is 5 wide, not 2.",
         log_normal - math.log(2 * half) - squeeze: "h is half of the width: 2.5, not 5.",
@@ -46,19 +66,29 @@ def check_score_by_hand(answer: Any) -> str:
         log_normal: "this is the density of u; both terms of the slope da/du are missing.",
         log_normal - math.log(half) + squeeze: "the squeeze has the wrong sign.",
         log_normal + math.log(std) - math.log(half) - squeeze: "the normal lacks -log(std).",
-        math.exp(log_normal - math.log(half) - squeeze): "this is p(a), not its logarithm.",
+        math.exp(exact): "this is p(a), not its logarithm.",
+        log_normal + math.log(half) + squeeze: "the normal is divided by the slope da/du: log h "
+        "and log(1 - tanh(u)**2) are both subtracted.",
+        log_normal - math.log(half) - math.log(1 - math.tanh(y) ** 2): "the tanh is applied twice "
+        "in the squeeze: 1 - tanh(u)**2 is 1 - y**2.",
+        exact + LOG_SQRT_2PI: "the normal lacks -log(2 pi) / 2.",
+        exact - log_normal + _log_normal(exact_u, mean, math.sqrt(std)): "0.4 is the standard "
+        "deviation, not the variance.",
     }
     for wrong, slip in slips.items():
-        if math.isclose(log_density, wrong, abs_tol=1e-4):
+        if math.isclose(log_density, wrong, abs_tol=TOLERANCE):
             raise WrongAnswer(f"u is right. In log p, {slip}", share=0.5)
-    exact = log_normal - math.log(half) - squeeze
-    if not math.isclose(log_density, exact, abs_tol=1e-4):
+    if not math.isclose(log_density, exact, abs_tol=TOLERANCE):
         raise WrongAnswer(
             f"u is right, but log p = {log_density:.4f} is not. Add up three terms: the normal "
             "at u, minus log h, minus log(1 - tanh(u)**2).",
             share=0.5,
         )
-    return "u and log p agree with the library to four decimals."
+    return "u and log p agree with the library to three decimals."
+
+
+def _log_normal(value: float, mean: float, std: float) -> float:
+    return -0.5 * ((value - mean) / std) ** 2 - math.log(std) - LOG_SQRT_2PI
 
 
 @checker("ex-tanh-normal-sigmoid")

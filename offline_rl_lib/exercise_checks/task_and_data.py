@@ -79,6 +79,15 @@ def td_target(function: Callable[..., Any]) -> str:
         "the reward is not shifted and scaled; use (reward + 8) / 8": reward
         + 0.99 * (~terminated) * next_value,
         "the discount is missing": scaled + (~terminated) * next_value,
+        "8 / 8 is computed before the sum; the reward needs brackets, (reward + 8) / 8": reward
+        + 1
+        + 0.99 * (~terminated) * next_value,
+        "the next value is divided by 8 as well; only the reward is scaled": scaled
+        + 0.99 * (~terminated) * next_value / 8,
+        "only what terminated has a future; turn the flag round with ~": scaled
+        + 0.99 * terminated * next_value,
+        "terminated takes away the reward too; it ends only what comes after it": expected
+        * ~terminated,
     }
     for mistake, wrong in mistakes.items():
         if torch.allclose(answer, wrong, atol=1e-5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -48,10 +49,19 @@ def check_cell(function: Callable[..., Any]) -> str:
             "random has 0, so take its return away first.": 100 * kept[2:8].mean() / optimum
             if optimum
             else np.nan,
+            "divide by the whole way from random to the optimum.": 100
+            * (kept[2:8].mean() - random)
+            / optimum,
+            "random has 0 and the optimum 100, not the other way round.": 100 - right,
+            "put it on the scale from random, 0, to the optimum, 100.": kept[2:8].mean(),
+            "a score may lie below 0 or above 100.": np.clip(
+                100 * (kept - random) / (optimum - random), 0, 100
+            )[2:8].mean(),
         }
-        reason = next((why for why, value in reasons.items() if np.isclose(got, value)), "")
+        reason = next((why for why, value in reasons.items() if np.isclose(got, value)), None)
         raise WrongAnswer(
-            f"{where} the score is {right:.4g}, yours is {got:.4g}: {reason}",
+            f"{where} the score is {right:.4g}, yours is {got:.4g}: "
+            + (reason or "the mean of the middle six, minus random, over optimum minus random."),
             share=0.5 if reason else 0.0,  # the middle or the scale is right
         )
     return "The middle six, on the scale from random to the optimum."
@@ -66,7 +76,13 @@ def check_luck(function: Callable[..., Any]) -> str:
         if abs(got - right) <= 0.02:
             continue
         reason = "draw more rows, or look at what is averaged."
-        if k > 1 and abs(got) <= 0.02:
+        if k == 1 and abs(got) > 0.3:
+            reason = "the best of one look is that look; average over many rows, one maximum each."
+        elif k > 1 and np.isclose(got, np.sqrt(2 * np.log(k)), atol=0.01):
+            reason = "sqrt(2 log k) is what it comes near to for very many looks; draw and average."
+        elif k > 1 and np.isclose(got, stats.norm.ppf(0.5 ** (1 / k)), atol=0.01):
+            reason = "that is the median of the largest; its mean is asked for."
+        elif k > 1 and abs(got) <= 0.02:
             reason = "that is the mean of the looks; take the largest of each row first."
         elif k > 1 and got > right + 1:
             reason = "is that the largest of all rows, and not a mean over rows?"
@@ -93,24 +109,28 @@ def check_rule(function: Callable[..., Any]) -> str:
     evidence = _evidence()
     numbers = [evidence.methods.index(method) for method in weight_methods()]
     datasets, _, seeds = evidence.scores.shape
-    choice = np.empty((datasets, seeds), dtype=np.int64)
-    for d in range(datasets):
-        for seed in range(seeds):
-            answer = call(
-                function,
-                evidence.promised[d, numbers, seed].copy(),
-                evidence.td_loss[d, numbers, seed].copy(),
-                float(evidence.best_episode[d]),
-                float(evidence.mean_episode[d]),
-                float(evidence.spread[d]),
+    choice, again = np.empty((2, datasets, seeds), dtype=np.int64)
+    for taken, d, seed in itertools.product((choice, again), range(datasets), range(seeds)):
+        answer = call(
+            function,
+            evidence.promised[d, numbers, seed].copy(),
+            evidence.td_loss[d, numbers, seed].copy(),
+            float(evidence.best_episode[d]),
+            float(evidence.mean_episode[d]),
+            float(evidence.spread[d]),
+        )
+        place = finite_number(answer, f"On {evidence.datasets[d]}")
+        if place not in range(5):
+            raise WrongAnswer(
+                f"On {evidence.datasets[d]} your function returned {answer!r}; a place from 0 "
+                "to 4 is expected, and not the weight itself."
             )
-            place = finite_number(answer, f"On {evidence.datasets[d]}")
-            if place not in range(5):
-                raise WrongAnswer(
-                    f"On {evidence.datasets[d]} your function returned {answer!r}; a place from 0 "
-                    "to 4 is expected, and not the weight itself."
-                )
-            choice[d, seed] = numbers[int(place)]
+        taken[d, seed] = numbers[int(place)]
+    if not np.array_equal(choice, again):
+        raise WrongAnswer(
+            f"Asked twice with the same numbers your rule answers differently in "
+            f"{(choice != again).sum()} of {choice.size} cases. A rule does not draw by lot."
+        )
     middles = interquartile_mean(evidence.scores[:, numbers], axis=-1)
     best = middles.max(axis=-1)
     cost = float((best - chosen_scores(evidence, choice)).mean())
