@@ -120,7 +120,7 @@ def measure_large(options: argparse.Namespace) -> Any:
 
 
 def measure_policy(options: argparse.Namespace) -> Any:
-    """Train until the policy is good."""
+    """Train and watch the return against the time."""
     if options.tiny:
         return time_to_policy(1, updates=2, every=2, starts=2)
     return time_to_policy(options.seeds)
@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=int, default=15, help="blocks of each contestant")
     made.add_argument("--updates", type=int, default=10, help="updates a block")
-    made.add_argument("--seeds", type=int, default=1, help="seeds of the part 'policy'")
+    made.add_argument("--seeds", type=int, default=10, help="seeds of the part 'policy'")
     made.add_argument("--without-d3rlpy", action="store_true", help="make no environment for it")
     made.add_argument("--tiny", action="store_true", help="a trial in seconds; stores nothing")
     made.add_argument("--output", type=Path, help="where to store the results, as JSON")

@@ -24,7 +24,9 @@ from offline_rl_lib.cql import CQL
 from offline_rl_lib.data import COLUMNS, OfflineDataset, load_dataset
 from offline_rl_lib.evaluation import EVALUATION_SEEDS, evaluate
 from offline_rl_lib.experiments import PENDULUM_CQL
+from offline_rl_lib.fast_cql import FastCQL
 from offline_rl_lib.pendulum import ENV_ID, SwingUpController
+from offline_rl_lib.progress import progress
 
 GROWTH: dict[str, tuple[int, ...]] = {
     "batch_size": (16, 64, 256),
@@ -34,7 +36,7 @@ GROWTH: dict[str, tuple[int, ...]] = {
     "seeds": (1, 3, 10),
 }
 EPISODE = 200
-GOOD_ENOUGH = -150.0
+RANDOM = "pendulum/random-v0"
 
 
 def growth(
@@ -151,38 +153,47 @@ def data_and_evaluation() -> dict[str, Any]:
 
 
 def time_to_policy(
-    seeds: int = 1, updates: int = 8000, every: int = 500, starts: int = 100
+    seeds: int = 1, updates: int = 8000, every: int = 1000, starts: int = 100
 ) -> list[dict[str, Any]]:
-    """Train from the shipped data until the mean return over the paired starts is at least -150.
+    """Train on the dataset and with the setting that did best in the book's map of both.
 
-    The penalty is off: on the whole replay data the evidence of the book is for that setting. The
-    time counts from loading the data and includes every evaluation.
+    That is the random policy's data and CQL with a penalty weight of 0.25. The time counts from
+    loading the data and includes every evaluation on the paired starts.
 
     Returns:
-        One record a seed: the updates it took (``None`` if it did not arrive), the return, and
-        seconds of wall and processor time.
+        One record a seed: after each stretch of updates their number, the mean return, and the
+        seconds of wall and processor time so far.
     """
     records = []
-    for seed in range(seeds):
+    for seed in progress(range(seeds), description="seeds"):
         wall, processor = time.perf_counter(), time.process_time()
-        dataset = load_dataset(REPLAY)
-        agent = CQL.from_dataset(dataset, replace(PENDULUM_CQL, penalty_weight=0.0, seed=seed))
-        generator = torch.Generator().manual_seed(seed)
-        arrived, mean = None, float("nan")
-        while arrived is None and agent.updates < updates:
-            agent.update(dataset.sample(64, generator))
-            if agent.updates % every == 0 or agent.updates == updates:
-                mean = evaluate(agent, ENV_ID, EVALUATION_SEEDS[:starts]).mean
-                arrived = agent.updates if mean >= GOOD_ENOUGH else None
-        records.append(
-            {
-                "seed": seed,
-                "updates": arrived,
-                "mean_return": mean,
-                "wall_s": time.perf_counter() - wall,
-                "cpu_s": time.process_time() - processor,
-            }
+        dataset = load_dataset(RANDOM)
+        settings = replace(
+            PENDULUM_CQL,
+            penalty_weight=0.25,
+            policy_hidden_sizes=(64,),
+            critic_hidden_sizes=(64, 64),
+            seed=seed,
         )
+        agent = FastCQL.from_dataset(dataset, settings)
+        record: dict[str, Any] = {
+            "seed": seed,
+            "updates": [],
+            "mean_return": [],
+            "wall_s": [],
+            "cpu_s": [],
+        }
+        generator = torch.Generator().manual_seed(seed)
+        while agent.updates < updates:
+            agent.update(dataset.sample(32, generator))
+            if agent.updates % every == 0 or agent.updates == updates:
+                record["mean_return"].append(
+                    evaluate(agent, ENV_ID, EVALUATION_SEEDS[:starts]).mean
+                )
+                record["updates"].append(agent.updates)
+                record["wall_s"].append(time.perf_counter() - wall)
+                record["cpu_s"].append(time.process_time() - processor)
+        records.append(record)
     return records
 
 
