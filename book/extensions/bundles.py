@@ -149,7 +149,7 @@ opens JupyterLab with the notebooks. After the first time it needs no network.
 
     python3 run.py check
 
-checks this machine and prints for each problem what to do.
+checks this machine, says READY, or prints for each problem what to do.
 
 ## Without a network
 
@@ -173,6 +173,9 @@ the library `offline_rl_lib` with its datasets, and the stored results of the lo
 
 Each exercise has two cells. The first is yours: replace the dots. The second checks your answer,
 names the likely mistake, and says how many points it has earned; leave that cell as it is.
+Before an exercise run the first code cell of its chapter, or all cells of the chapter.
+The book numbers exercises by chapter and place: exercise 6.3 is the third in the notebook whose
+name begins with 06.
 Some chapters end with a question for your own words. Write your answer where it says so.
 A notebook with empty exercises still runs to its end.
 Hand in the notebook as your teacher says, under the name it has.

@@ -119,7 +119,8 @@ def check_repair(answer: Any) -> str:
 def _anything() -> tuple[Tensor, Tensor]:
     """Values and log-densities without a pattern: two critics, three states, six proposals."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn((2, 3, 6), generator=generator), torch.randn((3, 6), generator=generator)
+    q_values = torch.randn((2, 3, 6), generator=generator, dtype=torch.float32)
+    return q_values, torch.randn((3, 6), generator=generator, dtype=torch.float32)
 
 
 def _what_is_left(answer: Any) -> str:
