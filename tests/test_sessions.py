@@ -83,6 +83,51 @@ def test_a_chapter_is_run_in_less_time_than_its_row_has(plan: Plan) -> None:
             assert 2 * times[row.run]["seconds"] <= 60 * row.minutes, "a slow laptop needs longer"
 
 
+WITH_WORDS = [plan for name, plan in PLANS.items() if name.startswith("plan_")]
+WORDS_A_MINUTE = 150
+
+
+@pytest.mark.parametrize("plan", WITH_WORDS, ids=lambda plan: plan.name)
+def test_a_teacher_knows_what_to_say_and_has_the_time(plan: Plan) -> None:
+    for row in plan.rows:
+        silent = row.what.startswith(("**Break", "**Take home"))
+        assert bool(row.say) != silent, row.what
+        assert all("$" not in line for line in row.say), "notes have no formulas"
+        spoken = [line for line in row.say if not line.startswith("*They ask")]
+        words = len(" ".join(spoken).split())
+        assert words <= row.minutes * WORDS_A_MINUTE, row.what
+
+
+@pytest.mark.parametrize("plan", WITH_WORDS, ids=lambda plan: plan.name)
+def test_what_is_said_about_a_picture_is_said_while_it_is_shown(plan: Plan) -> None:
+    for row in plan.rows:
+        mentioned = set(re.findall(r"\{numref\}`([\w-]+)`", " ".join(row.say)))
+        assert mentioned <= set(row.labels())
+
+
+def test_an_exercise_stands_after_the_equations_that_it_needs() -> None:
+    """What an exercise calls by its number, a session has shown before."""
+    for plan in WITH_WORDS:
+        shown: set[str] = set()
+        for row in plan.rows:
+            shown |= set(row.show)
+            if row.exercise == "ex-logsumexp-volume":
+                assert "eq-soft-maximum" in shown
+            if row.exercise == "ex-logsumexp-gradient":
+                assert "eq-penalty" in shown
+
+
+def test_the_letter_that_the_teacher_is_told_is_the_correct_program() -> None:
+    source = "\n".join("".join(cell["source"]) for cell in notebook("17_silent_bug_lab")["cells"])
+    found = re.search(r'zip\(\s*"([A-Z]+)",\s*\((.*?)\),\s*strict', source, re.S)
+    assert found
+    names = re.findall(r'"([^"]+)"', found[2])
+    right = found[1][names.index("correct")]
+    told = [" ".join(row.say) for plan in WITH_WORDS for row in plan.rows if "**Guess" in row.what]
+    assert told
+    assert all(f"The correct program is {right}." in text for text in told)
+
+
 def test_no_two_tables_have_one_title() -> None:
     titles = [plan.title for plan in PLANS.values()]
     assert len(titles) == len(set(titles))
@@ -120,6 +165,7 @@ def test_every_plan_page_has_its_parts() -> None:
             "Outcomes",
             "What students need",
             "Minute by minute",
+            "What to say",
             "When late",
             "What can go wrong",
             "Take home",

@@ -19,7 +19,7 @@ from small_site import SmallSite
 from book.extensions.cards import read_chapters
 from book.extensions.page_parts import BuiltPage, PartError
 from book.extensions.sessions import Plan, read_plans
-from book.extensions.slides import Deck, Slide, SlideError, words
+from book.extensions.slides import Deck, Slide, SlideError, spoken, words
 
 SETTINGS = """
 project = "Small book"
@@ -85,6 +85,9 @@ PAGE = """# Five minutes
 ```{session-plan} day
 ```
 
+```{session-words} day
+```
+
 ## Take home
 
 1. First.
@@ -96,6 +99,7 @@ ROWS: list[dict[str, Any]] = [
         "what": "**Ask.** What is it?",
         "show": ["fig-wide", "fig-live"],
         "late": "Go on.",
+        "say": ["Look at {numref}`fig-wide`."],
         "slide": {"open": ["Which?", 'Is it "$a < b$"?'], "fig-live": ["It moves"]},
     },
     {
@@ -243,7 +247,9 @@ def test_notes_hold_clock_row_and_what_to_do_when_late(slides: list[Slide]) -> N
     notes = [
         BeautifulSoup(slide.notes, "html.parser").get_text(" ", strip=True) for slide in slides
     ]
-    assert notes[0] == "0:00 to 0:04: 4 min, slide 1 of 3 Ask. What is it? When late: Go on."
+    assert notes[0] == (
+        "0:00 to 0:04: 4 min, slide 1 of 3 Ask. What is it? Look at Fig. 1 . When late: Go on."
+    )
     assert "slide 2 of 3" in notes[1]
     assert notes[2].startswith("Fig. 2 Below it is live. 0:00 to 0:04: 4 min, slide 3 of 3")
     assert notes[3] == "0:04 to 0:07: 3 min, slide 1 of 3 Derive."
@@ -303,6 +309,10 @@ def test_words_know_formulas_and_quotes() -> None:
     assert words('It\'s "*so*": $a < b$') == (
         'It’s “<em>so</em>”: <span class="math inline">\\(a &lt; b\\)</span>'
     )
+
+
+def test_notes_say_short_formulas_in_plain_signs() -> None:
+    assert spoken("angle \\(\\pi/6\\), \\(\\mu = 0.5\\)") == "angle π/6, μ = 0.5"
 
 
 # ---- What makes no slide ----------------------------------------------------------------------

@@ -21,6 +21,9 @@ PAGE = """# Teaching
 ```{session-plan} day
 ```
 
+```{session-words} day
+```
+
 ```{toctree}
 notebooks/01_small
 ```
@@ -42,7 +45,13 @@ PLAN: dict[str, Any] = {
     "minutes": 7,
     "chapters": ["01_small"],
     "rows": [
-        {"minutes": 3, "what": "**Ask.**", "show": ["01_small#What it is"], "late": "Go on."},
+        {
+            "minutes": 3,
+            "what": "**Ask.**",
+            "show": ["01_small#What it is"],
+            "late": "Go on.",
+            "say": ["Look *here*.", "See {section}`01_small#Why it works`."],
+        },
         {"minutes": 4, "what": "Run.", "run": "01_small"},
     ],
 }
@@ -94,6 +103,22 @@ def test_the_tables_show_clock_links_and_minutes(small_book: SmallBook) -> None:
     ]
     assert 'href="notebooks/01_small.html#why-it-works"' in page
     assert 'href="notebooks/01_small.html#what-it-is"' in page
+
+
+def test_the_words_of_a_row_stand_below_its_time(small_book: SmallBook) -> None:
+    page, complaints = small_book.page()
+    assert complaints == ""
+    [(term, anchor, lines)] = re.findall(
+        r'<dt>(.*?)</dt>.*?<ul id="([^"]+)">(.*?)</ul>', page.replace(' class="simple"', ""), re.S
+    )
+    assert re.sub(r"<[^>]+>", "", term) == "0:00, 3 min: Ask"
+    assert anchor == "day-say-1"
+    assert [
+        re.sub(r"<[^>]+>|\n", "", line) for line in re.findall(r"<li>.*?</li>", lines, re.S)
+    ] == [
+        "Look here.",
+        "See “Why it works” in Small.",
+    ]
 
 
 def test_a_new_measurement_reaches_the_page(small_book: SmallBook) -> None:

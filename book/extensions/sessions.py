@@ -33,6 +33,7 @@ class Row:
     show: list[str] = field(default_factory=list)
     exercise: str = ""
     run: str = ""
+    say: list[str] = field(default_factory=list)
     late: str = ""
     slide: dict[str, list[str]] = field(default_factory=dict)
 
@@ -55,6 +56,10 @@ class Plan:
     chapters: list[str]
     rows: list[Row]
     homework: list[str] = field(default_factory=list)
+
+    def say_anchor(self, number: int) -> str:
+        """Return the id of the words for a row, where the plan's page has them."""
+        return f"{self.name}-say-{number + 1}".replace("_", "-")
 
     def clock(self) -> list[str]:
         """Return the time at which each row begins, as hours and minutes of the session."""

@@ -1,8 +1,8 @@
 """Slides of the session plans: `slides/<plan>.html`, one deck for each plan with its own page.
 
 A deck is made from the rows of `plans.yml`. What a row shows is cut out of the built chapters, so
-a slide cannot disagree with its chapter; the speaker's notes are the row of the plan's page. The
-only words for slides alone are those under the field `slide` of a row:
+a slide cannot disagree with its chapter; the speaker's notes are the row of the plan's page, with
+what to say about it. The only words for slides alone are those under the field `slide` of a row:
 
     slide:
       open: [Title, "first line", "second line"]    a slide before what is shown: the question
@@ -73,6 +73,13 @@ MARKDOWN.use(dollarmath_plugin, renderer=_formula)
 def words(text: str) -> Markup:
     """Return one line of Markdown, with formulas between dollars, as HTML."""
     return Markup(MARKDOWN.renderInline(text))
+
+
+def spoken(text: str) -> str:
+    """Return a text with its short formulas as plain signs: a note has no typeset ones."""
+    for formula, sign in {"\\(": "", "\\)": "", "\\mu": "μ", "\\sigma": "σ", "\\pi": "π"}.items():
+        text = text.replace(formula, sign)
+    return text
 
 
 def listed(lines: list[str]) -> Markup:
@@ -162,9 +169,8 @@ class Deck:
         view = Markup('<script type="application/vnd.jupyter.widget-view+json">{}</script>').format(
             Markup(json.dumps({"model_id": model}))
         )
-        # The sliders need the room of the caption, so the speaker has it. Notes have no formulas.
-        said = caption.get_text(" ", strip=True).replace("\\(", "").replace("\\)", "")
-        notes = Markup("<p>{}</p>").format(said)
+        # The sliders need the room of the caption, so the speaker has it.
+        notes = Markup("<p>{}</p>").format(spoken(caption.get_text(" ", strip=True)))
         return Slide("live", label, title, Markup(part) + view, notes)
 
     def _section(self, label: str, title: str, lines: list[str]) -> Slide:
@@ -189,8 +195,10 @@ class Deck:
     def _notes(self, number: int, cells: list[Markup], place: str) -> Markup:
         begin, minutes, what, _, late = cells
         following = [*self.plan.clock()[number + 1 :], _hours(self.plan.minutes)]
-        return Markup("<p>{} to {}: {} min{}</p>{}{}").format(
-            _plain(begin), following[0], _plain(minutes), place, what, _late(late)
+        anchor = self.plan.say_anchor(number)
+        said = Markup(self.page.part(anchor)) if self.plan.rows[number].say else NOTHING
+        return Markup("<p>{} to {}: {} min{}</p>{}{}{}").format(
+            _plain(begin), following[0], _plain(minutes), place, what, said, _late(late)
         )
 
 

@@ -1,12 +1,14 @@
 """What the pages for teachers show of the plans: tables, and links to sections of chapters.
 
-The directive `{session-plan} name` shows a plan minute by minute, `{session-chapters} name` the
-chapters behind it with their minutes, and the role {section}`stem#Heading` links to a section.
+The directive `{session-plan} name` shows a plan minute by minute, `{session-words} name` what to
+say in its rows, `{session-chapters} name` the chapters behind it with their minutes, and the role
+{section}`stem#Heading` links to a section.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,27 @@ class SessionPlanDirective(PlanDirective):
             STEP_HEADINGS,
             [[self.cell(text) for text in row] for row in rows],
         )
+
+
+class SessionWordsDirective(PlanDirective):
+    """Show what to say in each row of a plan."""
+
+    def table(self, plan: Plan, chapters: dict[str, Chapter], seconds: dict[str, float]) -> Any:
+        """Return a list of lists: the words of a row below its time."""
+        words = nodes.definition_list(classes=["session-words"])
+        for number, (begin, row) in enumerate(zip(plan.clock(), plan.rows, strict=True)):
+            if row.say:
+                term = nodes.term("", f"{begin}, {row.minutes} min: ", self.cell(keyword(row.what)))
+                said = [nodes.list_item("", nodes.paragraph("", "", self.cell(x))) for x in row.say]
+                lines = nodes.bullet_list("", *said, ids=[plan.say_anchor(number)])
+                words += nodes.definition_list_item("", term, nodes.definition("", lines))
+        return words
+
+
+def keyword(what: str) -> str:
+    """Return the bold words at the head of a row, without their stars and full stop."""
+    found = re.match(r"\*\*(.+?)\.?\*\*", what)
+    return found[1] if found else what
 
 
 def steps_title(plan: Plan) -> str:
@@ -167,6 +190,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register directives, role, node and event."""
     app.add_node(section_link)
     app.add_directive("session-plan", SessionPlanDirective)
+    app.add_directive("session-words", SessionWordsDirective)
     app.add_directive("session-chapters", SessionChaptersDirective)
     app.add_role("section", SectionRole())
     app.connect("doctree-resolved", link_sections)
