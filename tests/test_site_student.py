@@ -33,6 +33,7 @@ from packaging.utils import canonicalize_name
 from book.extensions.bundles import only_sections, write_zip
 from book.extensions.cards import read_chapters
 from book.extensions.grading import read_questions
+from book.extensions.stored_values import find_source, look_up, written_out
 
 CHAPTERS = list(read_chapters(ROOT))
 SHORTEST = 16
@@ -203,6 +204,45 @@ def test_each_chapter_links_to_its_student_notebook(site: Path, stem: str) -> No
     page = (site / "notebooks" / f"{stem}.html").read_text(encoding="utf-8")
     soup = BeautifulSoup(page, "html.parser")
     assert soup.select(f'article a[href="../student/{stem}.ipynb"]')
+
+
+def test_the_text_holds_the_numbers_that_jupyterlab_does_not_look_up(
+    student: dict[str, bytes], teacher: dict[str, bytes]
+) -> None:
+    for files, folder in ((student, "notebooks/"), (teacher, "course/source/")):
+        for name in (name for name in files if name.startswith(folder) and name[-6:] == ".ipynb"):
+            text = readable(name, files[name])
+            assert not re.findall(r"\{(?:value|glue:\w+)\}`[^`]*`", text), name
+    [mixed] = [
+        source(cell)
+        for cell in json.loads(student["notebooks/01_task_and_data.ipynb"])["cells"]
+        if ":label: claim-mixed-data" in source(cell)
+    ]
+    early, late, together = (
+        look_up(find_source(ROOT, "01_task_and_data"), f"task-{key}")
+        for key in ("early", "late", "all")
+    )
+    assert f"average {early}, the last fifty {late}, and all 100 together {together}." in mixed
+
+
+def test_a_number_that_is_not_stored_stays_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    (tmp_path / "book" / "results" / "runs.json").write_text('{"a": {"b": 2.25}}')
+    glued = {"name": "x-one", "mime_prefix": ""}
+    output = {"metadata": {"scrapbook": glued}, "data": {"text/plain": "'1.50'"}}
+    text = (
+        "{value}`runs:a.b:.1f` {value}`runs:a.b` {glue:text}`x-one` {glue:text}`x-one:.1f` "
+        "{value}`runs:a.c` {value}`walks:a` {glue:text}`x-two` {doc}`x-one`"
+    )
+    cells = [
+        {"cell_type": "code", "source": "{glue:text}`x-one`", "outputs": [output]},
+        {"cell_type": "markdown", "source": [text]},
+    ]
+    made = written_out(tmp_path, {"cells": cells, "metadata": {}})
+    assert made["cells"][0] == cells[0]
+    assert made["cells"][1]["source"] == (
+        "2.2 2.25 1.50 1.5 {value}`runs:a.c` {value}`walks:a` {glue:text}`x-two` {doc}`x-one`"
+    )
 
 
 def test_the_teachers_archive_is_offered_to_teachers_only(site: Path) -> None:

@@ -16,6 +16,7 @@ from sphinx.util.docutils import SphinxRole
 
 from book.extensions.cards import Chapter
 from book.extensions.grading import CODE_STUB, TEXT_STUB, Notebook, OpenQuestion, assignment
+from book.extensions.stored_values import written_out
 
 FOLDER = "downloads"
 STUDENT, TEACHER = "offline-rl-book-student", "offline-rl-book-teacher"
@@ -46,7 +47,10 @@ def student_files(
     """
     files = {
         f"notebooks/{stem}.ipynb": notebook_bytes(
-            assignment(notebook, chapters[stem], questions.get(stem, []), answers=False)
+            assignment(
+                *(written_out(root, notebook), chapters[stem], questions.get(stem, [])),
+                answers=False,
+            )
         )
         for stem, notebook in notebooks.items()
     }
@@ -64,7 +68,9 @@ def teacher_files(
     """
     files = {f"notebooks/{stem}.ipynb": notebook_bytes(nb) for stem, nb in notebooks.items()}
     for stem, notebook in notebooks.items():
-        source = assignment(notebook, chapters[stem], questions.get(stem, []), answers=True)
+        source = assignment(
+            *(written_out(root, notebook), chapters[stem], questions.get(stem, [])), answers=True
+        )
         files[f"course/source/{stem}/{stem}.ipynb"] = notebook_bytes(source)
     files["course/nbgrader_config.py"] = NBGRADER_CONFIG.encode()
     return files | common_files(root, RUNNING, GRADING) | {"README.md": TEACHER_README.encode()}
@@ -174,7 +180,7 @@ the library `offline_rl_lib` with its datasets, and the stored results of the lo
 Each exercise has two cells. The first is yours: replace the dots. The second checks your answer,
 names the likely mistake, and says how many points it has earned; leave that cell as it is.
 Before an exercise run the first code cell of its chapter, or all cells of the chapter.
-The book numbers exercises by chapter and place: exercise 6.3 is the third in the notebook whose
+The book numbers exercises by chapter and place: exercise 6.3 is exercise 3 of the notebook whose
 name begins with 06.
 Some chapters end with a question for your own words. Write your answer where it says so.
 A notebook with empty exercises still runs to its end.

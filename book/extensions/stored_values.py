@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sphinx.util.docutils import SphinxRole
 
 RESULTS = Path("book", "results")
 NOTEBOOKS = Path("notebooks")
+NUMBER = re.compile(r"\{(value|glue:text)\}`([^`]+)`")
 logger = logging.getLogger(__name__)
 
 
@@ -68,10 +70,11 @@ def _descend(values: Any, words: list[str]) -> Any:
 @lru_cache(maxsize=64)
 def _read(path: Path, _modified: int) -> Any:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return _glued_values(content) if path.suffix == ".ipynb" else content
+    return glued_values(content) if path.suffix == ".ipynb" else content
 
 
-def _glued_values(notebook: dict[str, Any]) -> dict[str, Any]:
+def glued_values(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a notebook's stored outputs hold for the text, by their keys."""
     glued: dict[str, Any] = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
@@ -90,6 +93,34 @@ def format_value(value: Any, specification: str) -> str:
     if specification and isinstance(value, str):
         value = float(value)
     return format(value, specification) if specification else str(value)
+
+
+def written_out(root: Path, notebook: dict[str, Any]) -> dict[str, Any]:
+    """Return a notebook whose text holds the numbers themselves, as its page does.
+
+    JupyterLab knows neither `{value}` nor `{glue:text}` and shows what stands behind them. A
+    role whose value is not stored stays; on the page it is a warning.
+    """
+    glued = glued_values(notebook)
+
+    def number(role: re.Match[str]) -> str:
+        key, _, specification = role[2].partition(":")
+        try:
+            if role[1] == "value":
+                path = find_source(root, key)
+                key, _, specification = specification.partition(":")
+                return format_value(look_up(path, key), specification)
+            return format_value(glued[key], specification)
+        except (LookupError, ValueError, TypeError):
+            return role[0]
+
+    cells = [
+        {**cell, "source": NUMBER.sub(number, "".join(cell["source"]))}
+        if cell["cell_type"] == "markdown"
+        else cell
+        for cell in notebook["cells"]
+    ]
+    return {**notebook, "cells": cells}
 
 
 class ValueRole(SphinxRole):

@@ -37,12 +37,12 @@ def check_score_by_hand(answer: Any) -> str:
     pre_tanh = finite_number(result[0], "For u")
     log_density = math.inf if to_do else finite_number(result[1], "For log p")
     mid, half, mean, std, action = 2.5, 2.5, 0.3, 0.4, 4.0
-    y = (action - mid) / half
-    exact_u = math.atanh(y)
+    inside = (action - mid) / half
+    exact_u = math.atanh(inside)
     wrong_values = {
         math.atanh(action / 5.0): "y = a / 5 forgets that the middle of this box is 2.5, not 0.",
-        y: "this is y = (a - m) / h; u is artanh y.",
-        math.tanh(y): "this is tanh y; the way back from the action is artanh, math.atanh.",
+        inside: "this is y = (a - m) / h; u is artanh y.",
+        math.tanh(inside): "this is tanh y; the way back from the action is artanh, math.atanh.",
     }
     for wrong, slip in wrong_values.items():
         if math.isclose(pre_tanh, wrong, abs_tol=TOLERANCE):
@@ -57,7 +57,7 @@ def check_score_by_hand(answer: Any) -> str:
     if to_do:
         raise WrongAnswer("u is right; log p is still to be written.", share=0.5)
     log_normal = _log_normal(exact_u, mean, std)
-    squeeze = math.log(1 - y**2)
+    squeeze = math.log(1 - inside**2)
     exact = log_normal - math.log(half) - squeeze
     slips = {
         log_normal - squeeze: "log h is missing: the box is 5 wide, not 2.",
@@ -69,7 +69,9 @@ def check_score_by_hand(answer: Any) -> str:
         math.exp(exact): "this is p(a), not its logarithm.",
         log_normal + math.log(half) + squeeze: "the normal is divided by the slope da/du: log h "
         "and log(1 - tanh(u)**2) are both subtracted.",
-        log_normal - math.log(half) - math.log(1 - math.tanh(y) ** 2): "the tanh is applied twice "
+        log_normal
+        - math.log(half)
+        - math.log(1 - math.tanh(inside) ** 2): "the tanh is applied twice "
         "in the squeeze: 1 - tanh(u)**2 is 1 - y**2.",
         exact + LOG_SQRT_2PI: "the normal lacks -log(2 pi) / 2.",
         exact - log_normal + _log_normal(exact_u, mean, math.sqrt(std)): "0.4 is the standard "
