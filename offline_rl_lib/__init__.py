@@ -9,6 +9,7 @@ from offline_rl_lib.conservative import cql_penalty, log_mean_exp_q
 from offline_rl_lib.cql import CQL, CQLSettings
 from offline_rl_lib.cql_lagrange import CQLLagrange, CQLLagrangeSettings
 from offline_rl_lib.densities import TanhNormal, uniform_actions, uniform_log_density
+from offline_rl_lib.fast_cql import FastCQL
 from offline_rl_lib.iql import IQL, IQLSettings
 from offline_rl_lib.sac import SAC, SACSettings
 from offline_rl_lib.td3_bc import TD3BC, TD3BCSettings
@@ -43,6 +44,7 @@ __all__ = [
     "CQLLagrangeSettings",
     "CQLSettings",
     "EvaluationResult",
+    "FastCQL",
     "IQLSettings",
     "OfflineDataset",
     "SACSettings",
