@@ -162,7 +162,7 @@ def time_to_policy(
 
     Returns:
         One record a seed: after each stretch of updates their number, the mean return, and the
-        seconds of wall and processor time so far.
+        seconds of wall and processor time so far; at the end the return from each start.
     """
     records = []
     for seed in progress(range(seeds), description="seeds"):
