@@ -194,8 +194,11 @@ def finite_number(value: Any, where: str) -> float:
         where: begins the message, such as ``"For n = 3"``.
 
     Raises:
+        NotDoneYet: it is still the stub's dots.
         WrongAnswer: it is no number, or not a finite one.
     """
+    if value is ...:
+        raise NotDoneYet
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -531,6 +531,7 @@ def loss_of(agent: SAC, observation: Tensor, variant: str) -> Tensor:
     ("exercise", "answer"),
     [
         ("ex-actor-one-draw", one_draw),
+        ("ex-actor-one-draw", lambda: list(one_draw())),
         ("ex-actor-step", actor_step),
         ("ex-actor-spike", {"stays": 0.1, "leaves": 0.5}),
         ("ex-actor-spike", {"stays": 0.2, "leaves": 0.9}),
@@ -545,6 +546,7 @@ def test_right_answers_pass(exercise: str, answer: Any, capsys: pytest.CaptureFi
     ("exercise", "stub"),
     [
         ("ex-actor-one-draw", lambda: ...),
+        ("ex-actor-one-draw", lambda: (one_draw()[0], ...)),
         ("ex-actor-step", lambda agent, observation: ...),
         ("ex-actor-spike", {"stays": ..., "leaves": ...}),
         ("ex-actor-spike", {"stays": 0.1, "leaves": ...}),

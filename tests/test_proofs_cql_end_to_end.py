@@ -890,7 +890,7 @@ def test_the_weight_exercise(capsys: pytest.CaptureFixture[str]) -> None:
     assert "passed. The stored runs agree, in all 20" in verdict(capsys, exercise, ("fall", "rise"))
     assert "data_q does the opposite" in verdict(capsys, exercise, ("fall", "fall"))
     assert "penalty does the opposite" in verdict(capsys, exercise, ("rise", "rise"))
-    assert "passed" in verdict(capsys, exercise, ("Falls", "rises "))
+    assert "passed" in verdict(capsys, exercise, ["Falls", "rises "])
     assert 'write "rise" or "fall"' in verdict(capsys, exercise, ("down", "up"))
     assert "Two words" in verdict(capsys, exercise, "fall")
     assert "not done yet" in verdict(capsys, exercise, (..., ...))

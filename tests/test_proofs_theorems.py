@@ -720,6 +720,7 @@ KEEN, DATA = np.array([0.98, 0.01, 0.01]), np.array([0.8, 0.1, 0.1])
         ("ex-theorems-loop", 2 * 0.25 / (1 - 0.9)),
         ("ex-theorems-evaluate", solution_value),
         ("ex-theorems-break", (KEEN, DATA)),
+        ("ex-theorems-break", [KEEN, DATA]),
         ("ex-theorems-weight", solution_weight),
     ],
 )

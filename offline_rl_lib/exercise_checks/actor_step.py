@@ -13,7 +13,14 @@ from torch import Tensor
 
 from offline_rl_lib.data import TransitionBatch
 from offline_rl_lib.sac import SAC
-from offline_rl_lib.teaching import NotDoneYet, WrongAnswer, call, checker, require_all
+from offline_rl_lib.teaching import (
+    NotDoneYet,
+    WrongAnswer,
+    call,
+    checker,
+    finite_number,
+    require_all,
+)
 
 Pair = tuple[float, float]
 
@@ -22,9 +29,9 @@ Pair = tuple[float, float]
 def check_one_draw(answer: Any) -> str:
     """Compare both derivatives of the valve's loss with the closed form."""
     result = call(answer)
-    if not isinstance(result, tuple) or len(result) != 2:
+    if not isinstance(result, tuple | list) or len(result) != 2:
         raise WrongAnswer(f"Return two numbers, (by mean, by std); got {result!r}.")
-    by_mean, by_std = map(float, result)
+    by_mean, by_std = (finite_number(part, "For both derivatives") for part in result)
     exact_mean, exact_std = _one_draw()
     for (wrong, _), message in _mean_mistakes():
         if math.isclose(by_mean, wrong, abs_tol=1e-3):

@@ -199,7 +199,7 @@ def _count_updates(share: float, discount: float, rate: float) -> int:
 @checker("ex-e2e-weight")
 def check_weight(answer: Any) -> str:
     """Compare the reader's two words with the stored runs, seed by seed."""
-    if not isinstance(answer, tuple) or len(answer) != 2:
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise WrongAnswer('Two words are expected: ("rise" or "fall", "rise" or "fall").')
     if any(word is ... for word in answer):
         raise NotDoneYet

@@ -102,7 +102,7 @@ def check_evaluate(answer: Any) -> str:
 @checker("ex-theorems-break")
 def check_break(answer: Any) -> str:
     """The mean of (uniform - behaviour) / behaviour under the policy is at most -0.3."""
-    if not isinstance(answer, tuple) or len(answer) != 2:
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
         raise WrongAnswer("Two arrays are expected: the policy and the behaviour.")
     if any(part is ... for part in answer):
         raise NotDoneYet
