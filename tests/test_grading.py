@@ -255,6 +255,12 @@ SHAPES = {
     "log_densities": (32, 12),
     "td_loss": (2,),
 }
+
+
+def whole_mean(returns: Any, random: float, optimum: float) -> float:
+    return float(100 * (returns.mean() - random) / (optimum - random))
+
+
 HALF_RIGHT: dict[str, tuple[Any, float]] = {
     "ex-truth-hanging": ((-986.96, -123.37), 1 / 2),
     "ex-truth-which": (
@@ -291,6 +297,7 @@ HALF_RIGHT: dict[str, tuple[Any, float]] = {
     "ex-e2e-critic-loss": (attached_loss, 1 / 2),
     "ex-e2e-weight": (("fall", "fall"), 1 / 2),
     "ex-honest-sentences": ({"a", "b", "c"}, 4 / 6),
+    "ex-map-cell": (whole_mean, 1 / 2),
     "ex-bug-unnamed": ({"A": "none", "B": "weight twice", "C": "none"}, 2 / 3),
 }
 
