@@ -9,11 +9,13 @@
     link.rel = "noopener";
   }
 
-  // A formula wider than the slide gets smaller; a hidden one has no width yet.
+  // A formula that comes too near to its number gets smaller; a hidden one has no width yet.
+  const GAP = 16;
   function fit() {
     for (const formula of document.querySelectorAll(".equation mjx-container[display]")) {
       const inside = formula.querySelector("mjx-math");
-      const room = formula.clientWidth - 2 * (formula.parentElement.querySelector(".eqno")?.offsetWidth ?? 0);
+      const number = formula.parentElement.querySelector(".eqno")?.offsetWidth ?? 0;
+      const room = formula.clientWidth - 2 * (number + GAP);
       const excess = inside.offsetWidth / room;
       if (excess > 1) formula.style.fontSize = `${parseFloat(getComputedStyle(formula).fontSize) / excess}px`;
     }
