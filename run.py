@@ -472,7 +472,7 @@ class Book:
         return 0
 
     def handout(self, chapters: Sequence[str]) -> int:
-        """Build the site and print chapters of it as one PDF for students."""
+        """Build the site and print it, or chapters of it, as one PDF for students."""
         self.environment.set_up(self.newest)
         return self._inside(Path("tools", "handout.py"), *chapters) if self.build() else 1
 
@@ -603,8 +603,8 @@ def parser() -> argparse.ArgumentParser:
     add("ledger", "run the proof tests and store what they measured")
     names = add("mutants", "change the library in small ways and count what the tests notice")
     names.add_argument("names", nargs="*", metavar="name")
-    chapters = add("handout", "print chapters as one PDF for students")
-    chapters.add_argument("chapters", nargs="+", metavar="chapter", help="such as 11 or glossary")
+    chapters = add("handout", "print the book, or chapters of it, as one PDF for students")
+    chapters.add_argument("chapters", nargs="*", metavar="chapter", help="such as 11 or glossary")
     # Its options are those of tools/classroom.py, its help too.
     classroom = "collect the book and all packages into a folder that installs offline"
     commands.add_parser("classroom", help=classroom, add_help=False)

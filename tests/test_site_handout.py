@@ -31,6 +31,12 @@ def merged(site: Path) -> Merged:
 
 
 @pytest.fixture(scope="module")
+def whole(site: Path) -> Merged:
+    """The whole book, as it is printed when no chapter is named."""
+    return Merged(site, handout.chosen(handout.read_parts(ROOT / "_toc.yml"), []))
+
+
+@pytest.fixture(scope="module")
 def document(merged: Merged) -> BeautifulSoup:
     return BeautifulSoup(merged.html("A title", "Its authors"), "html.parser")
 
@@ -50,35 +56,55 @@ def test_the_books_order_without_the_pages_for_teachers() -> None:
 
 
 def cells(chapter: str, solution: bool) -> Iterator[str]:
+    """Yield the code of a chapter's solutions, or all that its other cells hold."""
     notebook = json.loads((ROOT / f"{chapter}.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         solves = "solution" in cell["metadata"].get("tags", [])
-        if cell["cell_type"] == "code" and solves is solution:
+        if solves is solution and (cell["cell_type"] == "code" or not solution):
             yield "".join(cell["source"])
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_no_solution_is_in_it(document: BeautifulSoup, chapter: str) -> None:
-    printed = words(document.get_text())
-    known = words("".join(cells(chapter, solution=False)))
-    lines = {words(line) for cell in cells(chapter, solution=True) for line in cell.splitlines()}
-    telling = {line for line in lines if len(line) > 30 and line not in known}
-    assert len(telling) > 3
-    assert [line for line in telling if line in printed] == []
+def chapters_of(whole: Merged) -> list[str]:
+    return [page for page in whole.articles if page.startswith("notebooks/")]
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_quizzes_are_asked_but_not_answered(document: BeautifulSoup, chapter: str) -> None:
-    questions = read_quiz(ROOT / QUIZZES / f"{Path(chapter).name}.yml").questions
-    page = document.find(id=handout.slug(chapter))
-    assert page is not None
-    asked = page.select(".quiz-question")
-    assert len(asked) == len(questions)
-    assert [len(one.select(".quiz-option")) for one in asked] == [
-        len(question.options) for question in questions
-    ]
-    text = words(page.get_text())
-    assert re.findall(r"\b[A-E] is (?:right|wrong)\.", text) == []
+def test_the_whole_book_has_every_page_of_the_contents(whole: Merged) -> None:
+    parts = handout.read_parts(ROOT / "_toc.yml")
+    pages = [page for part in parts for page in part.pages]
+    assert list(whole.articles) == pages
+    assert len(chapters_of(whole)) == len(list((ROOT / "notebooks").glob("*.ipynb")))
+    document = whole.html("A title", "Its authors")
+    assert re.findall('<div class="page-of-book" id="([^"]+)"', document) == [
+        *map(handout.slug, pages), "hints"
+    ]  # fmt: skip
+    for page in pages:
+        line = handout.contents_line(handout.slug(page), whole.titles[page])
+        assert document.count(line) == 1
+
+
+def test_no_solution_is_in_it(whole: Merged) -> None:
+    for chapter in chapters_of(whole):
+        shown = [whole.articles[chapter], *whole.hints[chapter]]
+        printed = words(" ".join(element.get_text() for element in shown))
+        assert "Solution to" not in printed
+        known = words("".join(cells(chapter, solution=False)))
+        lines = {
+            words(line) for cell in cells(chapter, solution=True) for line in cell.splitlines()
+        }
+        telling = {line for line in lines if len(line) > 30 and line not in known}
+        assert len(telling) > 3, chapter
+        assert [line for line in telling if line in printed] == [], chapter
+
+
+def test_quizzes_are_asked_but_not_answered(whole: Merged) -> None:
+    for chapter in chapters_of(whole):
+        questions = read_quiz(ROOT / QUIZZES / f"{Path(chapter).name}.yml").questions
+        page = whole.articles[chapter]
+        asked = page.select(".quiz-question")
+        assert [len(one.select(".quiz-option")) for one in asked] == [
+            len(question.options) for question in questions
+        ], chapter
+        assert re.findall(r"\b[A-E] is (?:right|wrong)\.", words(page.get_text())) == [], chapter
 
 
 def test_what_needs_a_screen_is_gone_and_stills_are_there(

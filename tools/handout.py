@@ -1,8 +1,8 @@
-"""Print chapters of the built site as one PDF for students: python tools/handout.py 10 11.
+"""Print the book, or chapters of it, as one PDF for students: python tools/handout.py 10 11.
 
-The pages are merged into one, in the order of the contents, and a real Chromium prints it: so
-formulas and figures are those of the site. What works on a screen only is taken out or replaced,
-and so is every answer. `run.py handout` builds the site and calls this.
+The pages of the built site are merged into one, in the order of the contents, and a real Chromium
+prints it: so formulas and figures are those of the site. What works on a screen only is taken out
+or replaced, and so is every answer. `run.py handout` builds the site and calls this.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ QUIZ_ON_PAPER = {
 }
 
 IMPRINT = """
-<p>Chapters of the book with their exercises and quizzes, on paper.</p>
+<p>The pages of the book with their exercises and quizzes, on paper.</p>
 <p>Left out: the solutions of the exercises and the answers of the quizzes, which the pages of the
 book unfold and explain; the code that only draws a figure; the pages for teachers.
 Hints stand together at the end. A figure that moves on its page is shown as a still picture.</p>
@@ -324,6 +324,7 @@ def print_document(document: Path, pdf: Path, program: str) -> None:
             )
             context.set_default_timeout(0)  # A whole book takes minutes on a busy machine.
             page = context.new_page()
+            say("laying out text and formulas")
             page.emulate_media(media="print", color_scheme="light")
             page.goto(document.as_uri())
             page.evaluate("() => window.MathJax.startup.promise")
@@ -346,12 +347,14 @@ def print_document(document: Path, pdf: Path, program: str) -> None:
                 "links => links.map(a => decodeURIComponent(a.hash.slice(1)))"
             )
             page.evaluate(FILL_IN, dict.fromkeys(anchors, "000"))
+            say("printing once, to learn the numbers of the pages")
             page.pdf(path=pdf, **settings)
             pages = pages_of_anchors(PdfReader(pdf))
             lost = sorted(set(anchors) - set(pages))
             if lost:
                 raise RuntimeError(f"the print has no page for {', '.join(lost)}")
             page.evaluate(FILL_IN, {anchor: str(pages[anchor]) for anchor in anchors})
+            say("printing again, with the numbers")
             page.pdf(path=pdf, **settings)
         finally:
             browser.close()
@@ -370,6 +373,7 @@ def make_handout(site: Path, parts: Sequence[Part], folder: Path, program: str) 
     settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     document = folder / "handout.html"
+    say(f"merging {sum(len(part.pages) for part in parts)} pages of the site")
     merged = Merged(site, parts)
     document.write_text(merged.html(settings["title"], settings["author"]), encoding="utf-8")
     pdf = folder / NAME
@@ -379,14 +383,21 @@ def make_handout(site: Path, parts: Sequence[Part], folder: Path, program: str) 
     return pdf
 
 
+def say(step: str) -> None:
+    """Name a step at once, so that nobody thinks that the command hangs."""
+    print(f"{time.strftime('%H:%M:%S')}  {step}", flush=True)
+
+
 def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
-    """Return the parts with the named pages only, in the order of the book.
+    """Return the parts with the named pages only, in the order of the book; all without names.
 
     A name is that of a page, such as "11_target_networks" or "glossary", or a chapter's "11".
 
     Raises:
         ValueError: No page of the book has that name.
     """
+    if not names:
+        return list(parts)
     stems = {page: page.rsplit("/", 1)[-1] for part in parts for page in part.pages}
     named = {page: {stem, stem.split("_")[0]} & set(names) for page, stem in stems.items()}
     unknown = set(names).difference(*named.values())
@@ -398,7 +409,7 @@ def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
 
 
 def main(names: Sequence[str], root: Path = ROOT) -> int:
-    """Make the handout of the named pages and say where it is."""
+    """Make the handout of the named pages, or of the whole book, and say where it is."""
     program = find_browser()
     if program is None:
         print(f"No Chromium found, and it prints the handout.\nFix: {HOW_TO_GET_ONE}")
@@ -408,6 +419,8 @@ def main(names: Sequence[str], root: Path = ROOT) -> int:
     except ValueError as error:
         print(error)
         return 1
+    if not names:
+        print("The whole book takes a few minutes. A few chapters take seconds: name them.")
     started = time.perf_counter()
     built = root / "_build"
     pdf = make_handout(built / "html", parts, built / "handout", program)
