@@ -261,6 +261,13 @@ def whole_mean(returns: Any, random: float, optimum: float) -> float:
     return float(100 * (returns.mean() - random) / (optimum - random))
 
 
+def mean_of_the_bias(
+    inputs: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    below = gradient * (inputs @ weight + bias > 0)
+    return below @ weight.mT, inputs.mT @ below, below.mean(dim=1, keepdim=True)
+
+
 HALF_RIGHT: dict[str, tuple[Any, float]] = {
     "ex-truth-hanging": ((-986.96, -123.37), 1 / 2),
     "ex-truth-which": (
@@ -299,6 +306,8 @@ HALF_RIGHT: dict[str, tuple[Any, float]] = {
     "ex-honest-sentences": ({"a", "b", "c"}, 4 / 6),
     "ex-map-cell": (whole_mean, 1 / 2),
     "ex-bug-unnamed": ({"A": "none", "B": "weight twice", "C": "none"}, 2 / 3),
+    "ex-speed-layer": (mean_of_the_bias, 2 / 3),
+    "ex-speed-which": ({"a": "safe", "b": "safe", "c": "argument", "d": "memory"}, 3 / 4),
 }
 
 

@@ -90,7 +90,7 @@ def notebook(request: pytest.FixtureRequest) -> Notebook:
 def test_the_book_has_its_chapters() -> None:
     numbers = [int(path.stem[:2]) for path in NOTEBOOKS]
     assert numbers == list(range(1, len(NOTEBOOKS) + 1))
-    assert len(NOTEBOOKS) >= 18
+    assert len(NOTEBOOKS) >= 19
 
 
 # ---- Anatomy ----------------------------------------------------------------------------------
