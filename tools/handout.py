@@ -37,7 +37,7 @@ FOR_TEACHERS = "book/teaching/"
 
 LEFT_OUT = (
     ".headerlink, .student-notebook, .toctree-wrapper, .solution, .quiz-actions, .quiz-feedback, "
-    ".quiz-explanations, .quiz input, details.hide, script, style"
+    ".quiz-explanations, .quiz input, .tag_exercise .cell_output, details.hide, script, style"
 )
 """What answers, what only a screen can use, and the code behind figures that is folded there."""
 
@@ -112,6 +112,8 @@ class Merged:
         for element in article.select(".quiz :is(form, fieldset, legend, label)"):
             element["class"] = QUIZ_ON_PAPER[element.name]
             element.name = "div"
+        for figure in article.select("figure"):
+            figure["role"] = "group"  # The picture in it is the figure of the PDF: it has the text.
         for image in article.select("img"):
             image["src"] = (self.site / page).parent.joinpath(str(image["src"])).resolve().as_uri()
         self._mark_anchors(page, article)
