@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from gymnasium.spaces import Box
 
-from benchmarks.blocks import peak_memory
+from benchmarks.blocks import peak_memory, resident_memory
 from benchmarks.compare import ROOT, spread
 from benchmarks.contestants import Work, seconds_per_update
 from offline_rl_lib.collecting import REPLAY, store_dataset
@@ -130,9 +130,9 @@ def large_dataset(transitions: int = 1_000_000, draws: int = 200) -> dict[str, A
 
 
 def load_once(place: str) -> dict[str, Any]:
-    """Load a dataset and return seconds and the rise of the peak of memory, in MB."""
+    """Load a dataset; return seconds, and the peak of memory above what was resident before."""
     load_dataset(REPLAY)  # What every program needs once: the reader of the files.
-    before = peak_memory()
+    before = resident_memory()
     took = timed(lambda: load_dataset(place), repeats=1)
     after = peak_memory()
     return {
