@@ -153,7 +153,7 @@ def data_and_evaluation() -> dict[str, Any]:
 
 
 def time_to_policy(
-    seeds: int = 1, updates: int = 8000, every: int = 1000, starts: int = 100
+    seeds: int = 1, updates: int = 6000, every: int = 1000, starts: int = 100
 ) -> list[dict[str, Any]]:
     """Train on the dataset and with the setting that did best in the book's map of both.
 
@@ -187,9 +187,9 @@ def time_to_policy(
         while agent.updates < updates:
             agent.update(dataset.sample(32, generator))
             if agent.updates % every == 0 or agent.updates == updates:
-                record["mean_return"].append(
-                    evaluate(agent, ENV_ID, EVALUATION_SEEDS[:starts]).mean
-                )
+                result = evaluate(agent, ENV_ID, EVALUATION_SEEDS[:starts])
+                record["mean_return"].append(result.mean)
+                record["last_returns"] = [round(float(value), 1) for value in result.returns]
                 record["updates"].append(agent.updates)
                 record["wall_s"].append(time.perf_counter() - wall)
                 record["cpu_s"].append(time.process_time() - processor)

@@ -44,11 +44,6 @@ class CriticLayer:
         self.output = inputs.new_empty(2, inputs.shape[1], weight.shape[2])
         self.output_gradient = torch.empty_like(self.output)
         self.turned_weight, self.turned_inputs = weight.mT, inputs.mT
-        self.one_by_one = None
-        if weight.grad is not None and weight.shape[2] > 1:
-            self.one_by_one = list(
-                zip(self.turned_inputs, self.output_gradient, weight.grad, strict=True)
-            )
 
     def forward(self) -> None:
         """Fill in ``output``."""
@@ -57,18 +52,11 @@ class CriticLayer:
     def store(self) -> None:
         """From ``output_gradient``, fill in the ``grad`` of both parameters."""
         torch.sum(self.output_gradient, 1, keepdim=True, out=self.bias.grad)
-        if self.one_by_one is None:
-            torch.bmm(self.turned_inputs, self.output_gradient, out=self.weight.grad)
-        else:  # A product with a transposed array is faster for one critic at a time.
-            for inputs, gradient, out in self.one_by_one:
-                torch.mm(inputs, gradient, out=out)
+        torch.bmm(self.turned_inputs, self.output_gradient, out=self.weight.grad)
 
     def back(self, below: Tensor) -> None:
         """From ``output_gradient``, fill in the derivative of what entered the rectifier."""
-        if self.weight.shape[2] == 1:
-            torch.mul(self.output_gradient, self.turned_weight, out=below)
-        else:  # A copy of the small array, for the same reason.
-            torch.bmm(self.output_gradient, self.turned_weight.contiguous(), out=below)
+        torch.bmm(self.output_gradient, self.turned_weight, out=below)
         relu_backward(below, self.inputs, 0, grad_input=below)
 
 
