@@ -159,7 +159,7 @@ checks this machine, says READY, or prints for each problem what to do.
 
 ## Without a network
 
-Your teacher may have a folder named `wheels`, with all packages for your kind of computer.
+Your class may have a folder named `wheels`, with all packages for your kind of computer.
 Copy it into this folder. The command above finds it there and uses nothing else.
 
 ## In an environment that you have
