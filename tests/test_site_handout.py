@@ -87,6 +87,8 @@ def test_no_solution_is_in_it(whole: Merged) -> None:
         shown = [whole.articles[chapter], *whole.hints[chapter]]
         printed = words(" ".join(element.get_text() for element in shown))
         assert "Solution to" not in printed
+        folded = whole.articles[chapter].select(".admonition-title:-soup-contains('Answers')")
+        assert folded == [], chapter
         known = words("".join(cells(chapter, solution=False)))
         lines = {
             words(line) for cell in cells(chapter, solution=True) for line in cell.splitlines()
@@ -194,21 +196,25 @@ SECOND = f"""<section id="two"><h1>2. The second chapter</h1>{"<p>Filling.</p>" 
 <div class="solution"><p>The answer is 42.</p></div></section>"""
 
 
-@pytest.fixture(scope="module")
-def printed(site: Path, tmp_path_factory: pytest.TempPathFactory) -> PdfReader:
-    """A handout of two short pages, with the styles and the mathematics of the site."""
+def print_small(site: Path, root: Path, pages: dict[str, str]) -> Path:
+    """Print a handout of short pages, with the styles and the mathematics of the site."""
     program = find_browser()
     if program is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Chromium: {HOW_TO_GET_ONE}")
-    root = tmp_path_factory.mktemp("handout")
     (root / "site" / "book").mkdir(parents=True)
     (root / "site" / "_static").symlink_to(site / "_static", target_is_directory=True)
     theme = '<link rel="stylesheet" href="../_static/styles/theme.css">'
-    for name, text in (("first", FIRST), ("second", SECOND)):
+    for name, text in pages.items():
         page = f'<html><head>{theme}</head><article class="bd-article">{text}</article></html>'
         (root / "site" / "book" / f"{name}.html").write_text(page, encoding="utf-8")
-    parts = [Part("", ("book/first",)), Part("The pieces", ("book/second",))]
-    return PdfReader(handout.make_handout(root / "site", parts, root / "out", program))
+    parts = [Part(f"Part {name}", (f"book/{name}",)) for name in pages]
+    return handout.make_handout(root / "site", parts, root / "out", program)
+
+
+@pytest.fixture(scope="module")
+def printed(site: Path, tmp_path_factory: pytest.TempPathFactory) -> PdfReader:
+    root = tmp_path_factory.mktemp("handout")
+    return PdfReader(print_small(site, root, {"first": FIRST, "second": SECOND}))
 
 
 def outline(reader: PdfReader) -> list[tuple[str, int]]:
@@ -293,6 +299,18 @@ def test_nothing_is_cut_off_at_the_edge(printed: PdfReader) -> None:
     edge = float(printed.pages[0].mediabox.width) - MARGIN
     beyond = [piece for page in printed.pages for piece in placed(page) if piece[0] > edge]
     assert beyond == []
+
+
+def test_every_step_is_named_and_so_is_what_is_too_wide(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = '<h1>Wide</h1><div id="bar" style="width: 900px">It does not get narrower.</div>'
+    print_small(site, tmp_path, {"first": wide})
+    lines = capsys.readouterr().out.splitlines()
+    for line, said in zip(lines, ("merging pages of the site: 1", "laying out", "all letters get smaller: "
+                                  "book-first--bar", "printing once", "printing again"),
+                          strict=True):  # fmt: skip
+        assert said in line
 
 
 def test_the_answer_is_not_printed_and_the_hint_is(printed: PdfReader) -> None:

@@ -37,7 +37,8 @@ FOR_TEACHERS = "book/teaching/"
 
 LEFT_OUT = (
     ".headerlink, .student-notebook, .toctree-wrapper, .solution, .quiz-actions, .quiz-feedback, "
-    ".quiz-explanations, .quiz input, .tag_exercise .cell_output, details.hide, script, style"
+    ".quiz-explanations, .quiz input, .dropdown:has(> p:-soup-contains-own('Answers')), "
+    ".tag_exercise .cell_output, details.hide, script, style"
 )
 """What answers, what only a screen can use, and the code behind figures that is folded there."""
 
@@ -112,6 +113,8 @@ class Merged:
         for element in article.select(".quiz :is(form, fieldset, legend, label)"):
             element["class"] = QUIZ_ON_PAPER[element.name]
             element.name = "div"
+        for name in article.select("td code:-soup-contains('::')"):
+            name.replace_with(parsed(re.sub("(::|_)", r"\1<wbr>", str(name))))  # Else too wide.
         for figure in article.select("figure"):
             figure["role"] = "group"  # The picture in it is the figure of the PDF: it has the text.
         for image in article.select("img"):
@@ -303,6 +306,11 @@ FIT = """() => {
   for (const [box, by] of wide(1.001)) box.style.fontSize = `${Math.floor(99 / by)}%`;
 }"""
 
+# What is wider even so: Chromium makes every page of the document smaller for its sake.
+TOO_WIDE = """width => [...document.querySelectorAll("body *")]
+  .filter(e => e.getBoundingClientRect().right > width + 1 && !e.closest("mjx-assistive-mml"))
+  .map(e => e.closest("[id]").id)"""
+
 FILL_IN = """pages => {
   for (const place of document.querySelectorAll(".page-number"))
     place.textContent = pages[decodeURIComponent(place.closest("a").hash.slice(1))];
@@ -338,6 +346,8 @@ def print_document(document: Path, pdf: Path, program: str) -> None:
             if bad or empty:
                 raise RuntimeError(f"{bad} formulas do not parse; pictures missing: {empty}")
             page.evaluate(FIT)
+            if wide := page.evaluate(TOO_WIDE, PAPER_WIDTH):
+                say(f"too wide, so that all letters get smaller: {', '.join(sorted({*wide}))}")
             settings: dict[str, Any] = {
                 "prefer_css_page_size": True,
                 "print_background": True,
@@ -375,7 +385,7 @@ def make_handout(site: Path, parts: Sequence[Part], folder: Path, program: str) 
     settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     document = folder / "handout.html"
-    say(f"merging {sum(len(part.pages) for part in parts)} pages of the site")
+    say(f"merging pages of the site: {sum(len(part.pages) for part in parts)}")
     merged = Merged(site, parts)
     document.write_text(merged.html(settings["title"], settings["author"]), encoding="utf-8")
     pdf = folder / NAME
