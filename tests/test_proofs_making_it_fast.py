@@ -36,6 +36,7 @@ STEM = "19_making_it_fast"
 BENCHMARK = json.loads((RESULTS / "benchmark.json").read_text(encoding="utf-8"))
 CONTESTANTS = BENCHMARK["update"]["measured"]["contestants"]
 GROWTH = BENCHMARK["growth"]["measured"]
+POLICY = BENCHMARK["policy"]["measured"]
 SETTINGS = replace(PENDULUM_CQL, penalty_weight=5.0, seed=0)
 
 
@@ -338,6 +339,30 @@ def test_larger_networks_leave_less_to_save(deviation: Deviation) -> None:
     deviation(lead[1] / lead[0], 1)
     for values in GROWTH.values():  # the chapter's figure joins them by size
         assert all(int(small) < int(large) for small, large in pairwise(sorted(values, key=int)))
+
+
+# ----------------------------------------------------------------------------- the policy
+
+
+@pytest.mark.proves("claim-speed-policy", method="the stored looks of ten seeds, one by one")
+def test_half_a_minute_is_enough_for_most_of_the_way(deviation: Deviation) -> None:
+    assert sorted(run["seed"] for run in POLICY) == list(range(10))
+    late = 0
+    for run in POLICY:
+        looks = zip(run["mean_return"], run["wall_s"], strict=True)
+        late += not any(value >= -175 and time <= 30 for value, time in looks)
+        deviation(150 / -max(run["mean_return"]), 1)  # none comes to -150
+    deviation(late, 1)
+
+
+@pytest.mark.proves("claim-speed-few-starts", method="the stored last episodes, sorted by loss")
+def test_a_few_starts_cost_the_most(deviation: Deviation) -> None:
+    stored = json.loads((RESULTS / "reference_returns.json").read_text(encoding="utf-8"))
+    optimum = stored["policies"]["optimum"]["returns"]
+    pairs = [zip(optimum, run["last_returns"], strict=True) for run in POLICY]
+    lost = sorted((best - own for pair in pairs for best, own in pair), reverse=True)
+    assert len(lost) == 1000
+    deviation(0.5 * sum(lost) / sum(lost[:199]), 1)
 
 
 # ----------------------------------------------------------------------------- the exercises
