@@ -307,10 +307,15 @@ def test_every_step_is_named_and_so_is_what_is_too_wide(
     wide = '<h1>Wide</h1><div id="bar" style="width: 900px">It does not get narrower.</div>'
     print_small(site, tmp_path, {"first": wide})
     lines = capsys.readouterr().out.splitlines()
-    for line, said in zip(lines, ("merging pages of the site: 1", "laying out", "all letters get smaller: "
-                                  "book-first--bar", "printing once", "printing again"),
-                          strict=True):  # fmt: skip
-        assert said in line
+    steps = [
+        "merging pages of the site: 1",
+        "laying out",
+        "all letters get smaller: book-first--bar",
+        "printing once",
+        "printing again",
+    ]
+    for line, step in zip(lines, steps, strict=True):
+        assert step in line
 
 
 def test_the_answer_is_not_printed_and_the_hint_is(printed: PdfReader) -> None:
