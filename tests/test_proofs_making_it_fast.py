@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from gymnasium.spaces import Box
 from scipy import special
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -295,6 +296,38 @@ def test_fifty_updates_agree_to_the_last_bit(
     assert different(plain, fast) > 0
 
 
+@pytest.mark.proves("claim-speed-same-bits", method="the same comparison on other sizes")
+@pytest.mark.parametrize("sizes", [(16, 2, 3), (32, 3, 11), (48, 2, 6), (96, 1, 3), (128, 5, 17)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"critic_hidden_sizes": (17, 100), "policy_hidden_sizes": (30,)},
+        {"critic_hidden_sizes": (200, 8, 64), "penalty_temperature": 3.0, "num_proposals": 2},
+        {"penalty_weight": 0.0, "policy_hidden_sizes": (48, 16)},
+        {"penalty_weight": 0.3, "penalty_temperature": 0.2, "num_proposals": 10, "seed": 7},
+    ],
+)
+def test_other_sizes_agree_to_the_last_bit(
+    sizes: tuple[int, int, int], changes: dict[str, Any], deviation: Deviation
+) -> None:
+    batch_size, actions, observations = sizes
+    assert batch_size * actions % 32 == 0
+    spaces = Box(-np.inf, np.inf, (observations,)), Box(-2, 2, (actions,))
+    settings = replace(SETTINGS, **changes)
+    plain, fast = CQL(*spaces, settings), FastCQL(*spaces, settings)
+    drawn = torch.Generator().manual_seed(batch_size)
+    for _ in range(6):
+        batch = TransitionBatch(
+            observation=torch.randn(batch_size, observations, generator=drawn),
+            action=4 * torch.rand(batch_size, actions, generator=drawn) - 2,
+            reward=-16 * torch.rand(batch_size, generator=drawn),
+            next_observation=torch.randn(batch_size, observations, generator=drawn),
+            terminated=torch.rand(batch_size, generator=drawn) < 0.2,
+        )
+        assert plain.update(batch) == fast.update(batch)
+    deviation(different(plain, fast), 0)
+
+
 # ----------------------------------------------------------------------------- stored times
 
 
@@ -381,6 +414,8 @@ def penalty(q: Tensor, density: Tensor, temperature: float, slip: str = "") -> T
         exponents = q / temperature + density
     if slip == "no temperature":
         exponents = q - density
+    if slip == "all by T":
+        exponents = (q - density) / temperature
     weights = torch.softmax(exponents, dim=0 if slip == "states" else 1)
     if slip == "not normalised":
         weights = exponents.exp()
@@ -392,6 +427,12 @@ def penalty(q: Tensor, density: Tensor, temperature: float, slip: str = "") -> T
         weights[:, 0] -= 1.0
     if slip == "turned":
         weights = -weights
+    if slip == "plus data":
+        weights[:, 0] += 2.0
+    if slip == "share replaced":
+        weights[:, 0] = -1.0
+    if slip == "data's mean forgotten":
+        weights[:, 0] += 1.0 - len(q)
     by = {"no mean": 1, "over everything": q.numel()}.get(slip, len(q))
     return weights / by
 
@@ -417,7 +458,8 @@ def back(
     inputs: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor, slip: str = ""
 ) -> tuple[Tensor, ...]:
     outputs = inputs @ weight + (0 if slip == "no bias" else bias)
-    below = gradient * (1.0 if slip == "no mask" else outputs > 0)
+    mask = {"no mask": torch.ones_like(outputs), "scaled": outputs.relu()}
+    below = gradient * mask.get(slip, outputs > 0)
     by_bias = below.sum(1, keepdim=True)
     if slip == "early mask":
         by_inputs = (gradient @ weight.mT) * (inputs > 0)
@@ -428,6 +470,8 @@ def back(
         by_bias = below.sum(1)
     if slip == "wrong number":
         by_bias = by_bias + 1
+    if slip == "other order":
+        return inputs.mT @ below, below @ weight.mT, by_bias
     return below @ weight.mT, inputs.mT @ below, by_bias
 
 
@@ -477,6 +521,10 @@ def test_stubs_are_told_gently(
         ("ex-speed-penalty", with_slip("times T"), "cancels the factor T"),
         ("ex-speed-penalty", with_slip("states"), "dim=1"),
         ("ex-speed-penalty", with_slip("turned"), "sign is turned"),
+        ("ex-speed-penalty", with_slip("plus data"), "adds minus one"),
+        ("ex-speed-penalty", with_slip("share replaced"), "share of the soft maximum is added"),
+        ("ex-speed-penalty", with_slip("data's mean forgotten"), "divided by B as well"),
+        ("ex-speed-penalty", with_slip("all by T"), "Only q is divided by T"),
         ("ex-speed-penalty", by_autograd, "autograd is switched off"),
         ("ex-speed-penalty", into_its_argument, "changes its arguments"),
         ("ex-speed-penalty", lambda q, *rest: q[:, 0], "shape of q"),
@@ -485,6 +533,8 @@ def test_stubs_are_told_gently(
         ("ex-speed-layer", back_with("no bias"), "leaves out the bias"),
         ("ex-speed-layer", back_with("early mask"), "belongs to X W + c"),
         ("ex-speed-layer", back_with("mean"), "is a sum, no mean"),
+        ("ex-speed-layer", back_with("scaled"), "mask is one or zero"),
+        ("ex-speed-layer", back_with("other order"), "yours come turned"),
         ("ex-speed-layer", back_with("flat bias"), "is expected; got"),
         ("ex-speed-layer", back_with("wrong number"), "largest deviation"),
         ("ex-speed-layer", lambda x, *rest: x, "Return three tensors"),

@@ -92,6 +92,22 @@ def _penalty_slips(
             (torch.softmax(exponents, dim=0) - one) / size,
             "The softmax runs over the actions of a state, dim=1, and not over the states.",
         ),
+        (
+            softmax / size - one,
+            "Both terms are means over the states: the one in column 0 is divided by B as well.",
+        ),
+        (
+            torch.cat([-one[:, :1], softmax[:, 1:]], dim=1) / size,
+            "In column 0 the share of the soft maximum is added to the minus one.",
+        ),
+        (
+            (softmax + one) / size,
+            "The data's Q is subtracted in P: in column 0 it adds minus one.",
+        ),
+        (
+            (torch.softmax((q - log_density) / temperature, dim=1) - one) / size,
+            "Only q is divided by T; the log-density is subtracted as it is.",
+        ),
         (-exact, "The sign is turned: this is the step of descent, not the derivative."),
     ]
 
@@ -116,6 +132,9 @@ def check_layer(answer: Any) -> str:
         if not all(torch.equal(*pair) for pair in zip(given, arguments, strict=True)):
             raise WrongAnswer("Your function changes its arguments in place.")
         exact = _layer_by_autograd(*arguments)
+        shapes = [getattr(part, "shape", None) for part in result]
+        if shapes == [exact[1].shape, exact[0].shape, exact[2].shape]:
+            raise WrongAnswer("The order is by inputs, by weight, by bias; yours come turned.")
         slips = _layer_slips(*arguments)
         names = ("by inputs", "by weight", "by bias")
         require_all(
@@ -146,7 +165,13 @@ def _layer_slips(
     forgotten = "The rectifier is forgotten: nothing comes back where the output is zero."
     unshifted = "The rectifier sees X W + c; your mask leaves out the bias."
     order = "Here the rectifier comes after the layer: its mask belongs to X W + c, not to X."
-    masks = [(gradient, forgotten), (gradient * unbiased, unshifted)]
+    scaled = "The mask is one or zero: multiply by where X W + c > 0, not by the output itself."
+    output = torch.relu(inputs @ weight + bias)
+    masks = [
+        (gradient, forgotten),
+        (gradient * unbiased, unshifted),
+        (gradient * output, scaled),
+    ]
     by_inputs = [(mask @ weight.mT, message) for mask, message in masks]
     by_inputs.append(((gradient @ weight.mT) * (inputs > 0), order))
     by_weight = [(inputs.mT @ mask, message) for mask, message in masks]
