@@ -311,6 +311,9 @@ TOO_WIDE = """width => [...document.querySelectorAll("body *")]
   .filter(e => e.getBoundingClientRect().right > width + 1 && !e.closest("mjx-assistive-mml"))
   .map(e => e.closest("[id]").id)"""
 
+# A hundredth of a pixel is enough for that, and then each page shows a line of the next one.
+CLIP = ".page-of-book { overflow-x: clip; }"
+
 FILL_IN = """pages => {
   for (const place of document.querySelectorAll(".page-number"))
     place.textContent = pages[decodeURIComponent(place.closest("a").hash.slice(1))];
@@ -348,6 +351,8 @@ def print_document(document: Path, pdf: Path, program: str) -> None:
             page.evaluate(FIT)
             if wide := page.evaluate(TOO_WIDE, PAPER_WIDTH):
                 say(f"too wide, so that all letters get smaller: {', '.join(sorted({*wide}))}")
+            else:
+                page.add_style_tag(content=CLIP)
             settings: dict[str, Any] = {
                 "prefer_css_page_size": True,
                 "print_background": True,
