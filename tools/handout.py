@@ -38,7 +38,8 @@ FOR_TEACHERS = "book/teaching/"
 LEFT_OUT = (
     ".headerlink, .student-notebook, .toctree-wrapper, .solution, .quiz-actions, .quiz-feedback, "
     ".quiz-explanations, .quiz input, .dropdown:has(> p:-soup-contains-own('Answers')), "
-    ".tag_exercise .cell_output, details.hide, script, style"
+    ".tag_exercise .cell_output, ul:has(> li > p > a[href*='../student/']), details.hide, script, "
+    "style"
 )
 """What answers, what only a screen can use, and the code behind figures that is folded there."""
 
