@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup
 from conftest import ROOT
 from pypdf import PageObject, PdfReader
 
+import run
 from book.extensions.quizzes import QUIZZES, read_quiz
 from tools import handout
 from tools.browsers import HOW_TO_GET_ONE, find_browser
@@ -172,6 +173,7 @@ def test_no_browser_is_said_with_the_fix(
 
 def test_pages_are_chosen_by_number_or_name_in_the_books_order() -> None:
     parts = handout.read_parts(ROOT / "_toc.yml")
+    assert handout.chosen(parts, run.parser().parse_args(["handout"]).chapters) == parts
     kept = handout.chosen(parts, ["11", "10_temperature_step", "glossary"])
     assert [page for part in kept for page in part.pages] == [*CHAPTERS, "book/glossary"]
     assert [part.caption for part in kept] == ["The pieces", "Reference"]
