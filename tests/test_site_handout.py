@@ -129,6 +129,12 @@ def test_what_needs_a_screen_is_gone_and_stills_are_there(
         assert Path(str(image["src"]).removeprefix("file://")).is_file()
 
 
+def test_marks_stay_with_the_formula_before_them(document: BeautifulSoup) -> None:
+    assert len(document.select(".with-mark > span.math")) > 20
+    for formula in document.select(":not(.with-mark) > span.math"):
+        assert not str(formula.next_sibling).startswith((".", ",", ";", ":", ")"))
+
+
 def test_every_link_leads_into_the_document_or_outside(document: BeautifulSoup) -> None:
     anchors = [element["id"] for element in document.select("[id]")]
     assert len(anchors) == len(set(anchors)), "an anchor stands twice"

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from bs4 import BeautifulSoup, Tag
+from bs4.element import NavigableString
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
@@ -114,6 +115,8 @@ class Merged:
         for element in article.select(".quiz :is(form, fieldset, legend, label)"):
             element["class"] = QUIZ_ON_PAPER[element.name]
             element.name = "div"
+        for formula in article.select("span.math"):
+            keep_with_its_mark(formula)
         for name in article.select("td code:-soup-contains('::')"):
             name.replace_with(parsed(re.sub("(::|_)", r"\1<wbr>", str(name))))  # Else too wide.
         for figure in article.select("figure"):
@@ -271,6 +274,17 @@ def parsed(markup: str) -> Tag:
     element = BeautifulSoup(markup, "html.parser").find(True)
     assert isinstance(element, Tag)
     return element
+
+
+def keep_with_its_mark(formula: Tag) -> None:
+    """Keep the full stop or comma after a formula from the beginning of the next line."""
+    after = formula.next_sibling
+    if not isinstance(after, NavigableString):
+        return
+    if mark := re.match("[.,;:?!)]+", after):
+        whole = formula.wrap(parsed('<span class="with-mark"></span>'))
+        whole.append(mark[0])
+        after.replace_with(mark.string[mark.end() :])
 
 
 def page_reference(anchor: str) -> str:
