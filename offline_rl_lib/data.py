@@ -24,6 +24,7 @@ from offline_rl_lib.agent import action_box
 
 SHIPPED_DATASETS = Path(__file__).parent / "datasets"
 CARD_FILE = "card.json"
+EPISODES_AT_ONCE = 250  # HDF5 keeps notes on each episode that it opened, until it closes the file.
 
 
 class TransitionBatch(NamedTuple):
@@ -238,7 +239,10 @@ def _read_card(folder: Path) -> dict[str, Any]:
 def _read(folder: Path, name: str, card: Mapping[str, Any]) -> OfflineDataset:
     try:
         storage = MinariStorage.read(folder / "data")
-        episodes = list(storage.get_episodes(range(storage.total_episodes)))
+        episodes = []
+        for start in range(0, storage.total_episodes, EPISODES_AT_ONCE):
+            stop = min(start + EPISODES_AT_ONCE, storage.total_episodes)
+            episodes += storage.get_episodes(range(start, stop))
     except Exception as error:  # Minari and HDF5 raise many kinds for the one cause: damaged files
         raise ValueError(
             f"The Minari dataset in {folder} cannot be read; its files are incomplete or damaged "
