@@ -165,8 +165,9 @@ def test_the_page_lists_every_stored_result() -> None:
         if grid.directory == RESULTS
         for kind in ("json", "jsonl")
     }
-    # Written by the commands that build and test the book, not by long runs.
-    generated = {"chapter_times.json", "environment.json", "ledger.json"}
+    # Written by the commands that build, test and measure, not by long runs.
+    generated = {"benchmark.json", "chapter_times.json", "environment.json", "ledger.json"}
+    assert "run.py benchmark`" in text
     assert {file.name for file in RESULTS.iterdir()} == described | generated
     for file in described:
         assert f"`{file}`" in text, file
