@@ -159,9 +159,7 @@ def _layer_slips(
     inputs: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor
 ) -> tuple[list[tuple[Tensor, str]], ...]:
     """What each usual slip would return, for each of the three derivatives."""
-    passed = (inputs @ weight + bias > 0).double()
     unbiased = (inputs @ weight > 0).double()
-    below = gradient * passed
     forgotten = "The rectifier is forgotten: nothing comes back where the output is zero."
     unshifted = "The rectifier sees X W + c; your mask leaves out the bias."
     order = "Here the rectifier comes after the layer: its mask belongs to X W + c, not to X."
@@ -178,7 +176,10 @@ def _layer_slips(
     by_weight.append((inputs.relu().mT @ gradient, order))
     by_bias = [(mask.sum(1, keepdim=True), message) for mask, message in masks]
     by_bias.append(
-        (below.mean(1, keepdim=True), "Every row used the bias: its derivative is a sum, no mean.")
+        (
+            _layer_by_autograd(inputs, weight, bias, gradient)[2] / inputs.shape[1],
+            "Every row used the bias: its derivative is a sum, no mean.",
+        )
     )
     return by_inputs, by_weight, by_bias
 
